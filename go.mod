@@ -1,0 +1,3 @@
+module rpc.do
+
+go 1.26.0

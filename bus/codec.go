@@ -1,0 +1,181 @@
+package bus
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"rpc.do"
+)
+
+// Codec writes values as payloads and reads them back. It is used by many
+// goroutines at once.
+type Codec interface {
+	// ContentType is the codec's name on the wire, without parameters.
+	ContentType() string
+	Marshal(v any) ([]byte, error)
+	// Unmarshal reads the whole of data into the value that v points to and
+	// keeps no reference to data.
+	Unmarshal(data []byte, v any) error
+}
+
+// JSON is the default codec. It refuses text that is not UTF-8.
+type JSON struct{}
+
+// ContentType returns "application/json".
+func (JSON) ContentType() string { return "application/json" }
+
+// Marshal writes v as encoding/json does.
+func (JSON) Marshal(v any) ([]byte, error) { return json.Marshal(v) }
+
+// Unmarshal reads data as encoding/json does.
+func (JSON) Unmarshal(data []byte, v any) error {
+	if !utf8.Valid(data) {
+		return errNotUTF8
+	}
+	return json.Unmarshal(data, v)
+}
+
+var errNotUTF8 = errors.New("not valid UTF-8")
+
+// CBOR is a binary codec (RFC 8949). Struct fields are named by their json tags.
+type CBOR struct{}
+
+// Bounds on what a CBOR payload may make a reader do.
+var cborDecoder = func() cbor.DecMode {
+	mode, err := cbor.DecOptions{
+		MaxNestedLevels:  128,
+		MaxArrayElements: 1 << 20,
+		MaxMapPairs:      1 << 20,
+		UTF8:             cbor.UTF8RejectInvalid,
+	}.DecMode()
+	if err != nil {
+		panic(err) // the options are constant
+	}
+	return mode
+}()
+
+// ContentType returns "application/cbor".
+func (CBOR) ContentType() string { return "application/cbor" }
+
+// Marshal writes v as CBOR.
+func (CBOR) Marshal(v any) ([]byte, error) { return cbor.Marshal(v) }
+
+// Unmarshal reads data as CBOR.
+func (CBOR) Unmarshal(data []byte, v any) error { return cborDecoder.Unmarshal(data, v) }
+
+// Codec returns the codec for a content type; empty is JSON.
+func (b *Bus) Codec(contentType string) (Codec, bool) {
+	contentType, _, _ = strings.Cut(contentType, ";")
+	contentType = strings.TrimSpace(contentType)
+	switch contentType {
+	case "", "application/json":
+		return JSON{}, true
+	case "application/cbor":
+		return CBOR{}, true
+	}
+	for _, c := range b.cfg.Codecs {
+		if c.ContentType() == contentType {
+			return c, true
+		}
+	}
+	return nil, false
+}
+
+// EncodeParams writes the params of the named call.
+func EncodeParams(c Codec, name string, params any) ([]byte, error) {
+	payload, err := c.Marshal(params)
+	if err != nil {
+		return nil, rpc.InvalidArgument.Errorf("%s: the params can't be encoded as %s: %w", name, c.ContentType(), err)
+	}
+	return payload, nil
+}
+
+// EncodeResult writes the result of the named call, of at most limit bytes.
+func EncodeResult(c Codec, name string, result any, limit int64) ([]byte, *rpc.Error) {
+	payload, err := c.Marshal(result)
+	if err != nil {
+		return nil, rpc.Internal.Errorf("%s: the result can't be encoded as %s", name, c.ContentType())
+	}
+	if err := CheckSize("the result of "+name, nil, payload, limit); err != nil {
+		return nil, err.(*rpc.Error)
+	}
+	return payload, nil
+}
+
+// DecodeParams reads the params of a call into the value v points to. The error
+// is an InvalidArgument that names the field and what was expected there.
+func DecodeParams(c Codec, data []byte, v any) error {
+	if len(data) == 0 {
+		if _, none := v.(*rpc.None); none {
+			return nil
+		}
+		return rpc.InvalidArgument.Errorf("the request has no params: send them as %s", c.ContentType())
+	}
+	if err := c.Unmarshal(data, v); err != nil {
+		return invalidParams(err, reflect.TypeOf(v).Elem())
+	}
+	return nil
+}
+
+func invalidParams(err error, params reflect.Type) *rpc.Error {
+	if e, ok := errors.AsType[*rpc.Error](err); ok {
+		return e
+	}
+	if te, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		expected, got := typeName(te.Type), te.Value
+		where := "params"
+		if te.Field != "" {
+			where += "." + te.Field
+		}
+		return rpc.InvalidArgument.Errorf("%s: want %s, got %s", where, expected, got).
+			WithDetail(rpc.FieldViolation{Field: te.Field, Expected: expected, Got: got})
+	}
+	if te, ok := errors.AsType[*cbor.UnmarshalTypeError](err); ok {
+		return rpc.InvalidArgument.Errorf("params: %s: want %s, got CBOR %s", te.StructFieldName, te.GoType, te.CBORType)
+	}
+	if se, ok := errors.AsType[*json.SyntaxError](err); ok {
+		return rpc.InvalidArgument.Errorf("params: malformed JSON at byte %d: %s", se.Offset, se.Error())
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return rpc.InvalidArgument.Errorf("params: malformed: they end too early")
+	}
+	return rpc.InvalidArgument.Errorf("params: can't be read as %s: %s", typeName(params), bounded(err.Error()))
+}
+
+// typeName says what a Go type looks like in a payload.
+func typeName(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		return fmt.Sprintf("a whole number (%s)", t.Kind())
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		return fmt.Sprintf("a whole number from 0 (%s)", t.Kind())
+	case reflect.Float32, reflect.Float64:
+		return "a number"
+	case reflect.String:
+		return "a string"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Slice, reflect.Array:
+		return "an array"
+	case reflect.Map, reflect.Struct:
+		return "an object"
+	case reflect.Pointer:
+		return typeName(t.Elem())
+	default:
+		return t.String()
+	}
+}
+
+func bounded(text string) string {
+	if len(text) > 200 {
+		return text[:200] + "…"
+	}
+	return text
+}

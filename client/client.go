@@ -1,0 +1,138 @@
+package client
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"rpc.do"
+	"rpc.do/bus"
+)
+
+// Client calls services. It is used by many goroutines at once.
+type Client struct {
+	bus    *bus.Bus
+	config Config
+	chain  rpc.UnaryFunc
+
+	pending pending
+	budgets sync.Map // service name -> *budget
+	stop    []func()
+	closing sync.Once
+}
+
+// New makes a client on b. It uses the bus when the first call is made, and
+// ends with the bus or with Close.
+func New(b *bus.Bus, cfg Config) *Client {
+	c := &Client{bus: b, config: cfg.withDefaults()}
+	c.chain = rpc.Chain(c.call, c.config.Interceptors...)
+	c.pending.init(b, c.config.MaxPending)
+	c.stop = append(c.stop, b.OnDisconnect(c.pending.lost), b.OnClose(c.Close))
+	return c
+}
+
+// Close ends the client: calls that wait for an answer fail with Unavailable,
+// as do later ones. Closing the bus closes its clients.
+func (c *Client) Close() {
+	c.closing.Do(func() {
+		c.pending.close()
+		for _, stop := range c.stop {
+			stop()
+		}
+	})
+}
+
+// Call makes one call. See rpc.Caller.
+func (c *Client) Call(ctx context.Context, call *rpc.Call) error { return c.chain(ctx, call) }
+
+// call is what the interceptors wrap: it addresses, sends and retries.
+func (c *Client) call(ctx context.Context, call *rpc.Call) error {
+	if err := ctx.Err(); err != nil {
+		return rpc.CodeOf(err).Errorf("%s: not sent: %w", call.Name(), err)
+	}
+	if err := checkCall(call); err != nil {
+		return err
+	}
+	if info, ok := rpc.CallInfoFrom(ctx); ok {
+		call.Header = bus.CopyTrace(call.Header, info.Header)
+	}
+	now := time.Now()
+	timeout := c.timeout(ctx, call, now)
+	if timeout < time.Millisecond {
+		return rpc.DeadlineExceeded.Errorf("%s: not sent: no time is left", call.Name())
+	}
+	if !call.OneWay && !c.config.NoShortcut {
+		if svc := c.bus.Local().Find(call.Service); svc != nil {
+			done, err := c.callLocal(ctx, svc, call, timeout)
+			if done {
+				return err
+			}
+			timeout -= time.Since(now)
+		}
+	}
+	return c.send(ctx, call, timeout)
+}
+
+// timeout is the call's own time, or the client's default when neither the call
+// nor ctx has one; never more than ctx has left.
+func (c *Client) timeout(ctx context.Context, call *rpc.Call, now time.Time) time.Duration {
+	deadline, bounded := ctx.Deadline()
+	timeout := call.Timeout
+	if timeout <= 0 && !bounded {
+		timeout = c.config.Timeout
+	}
+	if bounded && (timeout <= 0 || deadline.Sub(now) < timeout) {
+		timeout = deadline.Sub(now)
+	}
+	return min(timeout, bus.MaxTimeout)
+}
+
+func checkCall(call *rpc.Call) error {
+	if err := rpc.ValidateService(call.Service); err != nil {
+		return rpc.InvalidArgument.Errorf("%w", err)
+	}
+	if err := rpc.ValidateMethod(call.Method); err != nil {
+		return rpc.InvalidArgument.Errorf("%w", err)
+	}
+	if call.ID != "" {
+		if err := bus.ValidateID(call.ID); err != nil {
+			return err
+		}
+	}
+	for name, values := range call.Header {
+		for _, v := range values {
+			if err := rpc.ValidateHeader(name, v); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Service returns a caller that sends every call to the service deployed under
+// name, whatever service the descriptor names: c.Service("orders-staging").
+func (c *Client) Service(name string) *Binding { return &Binding{next: c, service: name} }
+
+// Binding is a caller that is bound to one deployed service, or to one of its
+// entrypoints.
+type Binding struct {
+	next       rpc.Caller
+	service    string
+	entrypoint string
+}
+
+// Entrypoint returns a caller for the methods of a named entrypoint.
+func (b *Binding) Entrypoint(name string) *Binding {
+	bound := *b
+	bound.entrypoint = name
+	return &bound
+}
+
+// Call makes one call. See rpc.Caller.
+func (b *Binding) Call(ctx context.Context, call *rpc.Call) error {
+	call.Service = b.service
+	if b.entrypoint != "" {
+		call.Method = b.entrypoint + "." + call.Method
+	}
+	return b.next.Call(ctx, call)
+}

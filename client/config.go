@@ -1,0 +1,57 @@
+package client
+
+import (
+	"time"
+
+	"rpc.do"
+	"rpc.do/bus"
+)
+
+// Config says how a client calls. The zero value works.
+type Config struct {
+	// Timeout is the time of a call when neither the context, the method nor
+	// the call itself sets one. Defaults to 5 seconds.
+	Timeout time.Duration
+
+	// MaxAttempts bounds how often one call is sent, the first time included.
+	// Tries that found no connection do not count. Defaults to 5; 1 turns
+	// retries off.
+	MaxAttempts int
+
+	// RetryBudget is how many retries to one service may be made in a row.
+	// Each retry takes one from the budget and ten calls that succeed give one
+	// back, so that retries can't multiply the load on a service in trouble.
+	// Defaults to 100.
+	RetryBudget int
+
+	// MaxPending bounds the calls that wait for an answer. Defaults to 65,536.
+	MaxPending int
+
+	// Interceptors wrap every call; the first is the outermost.
+	Interceptors []rpc.Interceptor
+
+	// Codec writes params and reads results. Defaults to bus.JSON.
+	Codec bus.Codec
+
+	// NoShortcut sends calls to services of this process over the bus too.
+	NoShortcut bool
+}
+
+func (c Config) withDefaults() Config {
+	if c.Timeout <= 0 {
+		c.Timeout = bus.DefaultTimeout
+	}
+	if c.MaxAttempts <= 0 {
+		c.MaxAttempts = 5
+	}
+	if c.RetryBudget <= 0 {
+		c.RetryBudget = 100
+	}
+	if c.MaxPending <= 0 {
+		c.MaxPending = 1 << 16
+	}
+	if c.Codec == nil {
+		c.Codec = bus.JSON{}
+	}
+	return c
+}

@@ -1,0 +1,71 @@
+package client
+
+import (
+	"context"
+	"reflect"
+	"time"
+
+	"rpc.do"
+	"rpc.do/bus"
+	"rpc.do/client/internal/isolate"
+)
+
+// callLocal calls a service of this process. It reports false when that
+// instance took no call, so that others may be asked over the bus.
+func (c *Client) callLocal(ctx context.Context, svc bus.LocalService, call *rpc.Call, timeout time.Duration) (done bool, err error) {
+	p := &localParams{client: c, call: call, limit: c.bus.MaxPayload()}
+	id := call.ID
+	if id == "" {
+		id = c.pending.inbox.Identity(c.bus.InboxPrefix(), c.pending.number.Add(1))
+	}
+	req := bus.Request{
+		Method: call.Method, ID: id, Caller: c.bus.Name(), Object: call.Object,
+		Attempt: 1, Timeout: timeout, Header: call.Header,
+	}
+	if _, json := c.config.Codec.(bus.JSON); !json {
+		req.ContentType = c.config.Codec.ContentType()
+	}
+	result, err := svc.ServeLocal(ctx, &req, p)
+	if err != nil {
+		e, coded := err.(*rpc.Error)
+		return !coded || !e.Retryable, err
+	}
+	return true, p.takeResult(result)
+}
+
+// localParams hands over the values of a local call: as copies where their
+// types allow it, encoded and decoded otherwise, so that neither side can reach
+// the other's memory.
+type localParams struct {
+	client *Client
+	call   *rpc.Call
+	limit  int64
+}
+
+func (p *localParams) CopyTo(dst any) bool {
+	return isolate.CopyAny(dst, p.call.Params, p.limit)
+}
+
+func (p *localParams) Encode() ([]byte, error) {
+	payload, err := bus.EncodeParams(p.client.config.Codec, p.call.Name(), p.call.Params)
+	if err != nil {
+		return nil, err
+	}
+	return payload, bus.CheckSize("the params of "+p.call.Name(), nil, payload, p.limit)
+}
+
+func (p *localParams) takeResult(result any) error {
+	if isolate.CopyAny(p.call.Result, result, p.limit) {
+		return nil
+	}
+	reflect.ValueOf(p.call.Result).Elem().SetZero() // a copy may have stopped half way
+	codec := p.client.config.Codec
+	payload, err := bus.EncodeResult(codec, p.call.Name(), result, p.limit)
+	if err != nil {
+		return err.AsRemote()
+	}
+	if err := codec.Unmarshal(payload, p.call.Result); err != nil {
+		return rpc.Internal.Errorf("%s: the result can't be read as %s: %w", p.call.Name(), reflect.TypeOf(p.call.Result).Elem(), err)
+	}
+	return nil
+}

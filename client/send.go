@@ -1,0 +1,319 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"reflect"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"rpc.do"
+	"rpc.do/bus"
+)
+
+// Backoff between attempts: doubled each time, with jitter, up to a bound.
+const (
+	firstBackoff = 50 * time.Millisecond
+	maxBackoff   = time.Second
+)
+
+// send makes the call over the bus within timeout.
+func (c *Client) send(ctx context.Context, call *rpc.Call, timeout time.Duration) error {
+	t := &transmission{client: c, call: call, start: time.Now()}
+	t.deadline = t.start.Add(timeout)
+	if err := t.encode(); err != nil {
+		return err
+	}
+	if call.OneWay {
+		return t.sendOneWay(ctx)
+	}
+	var err error
+	if t.waiter, err = c.pending.enter(call.Name()); err != nil {
+		return err
+	}
+	defer t.end()
+	return t.run(ctx)
+}
+
+// transmission is one call on its way: its attempts, and what came of them.
+type transmission struct {
+	client   *Client
+	call     *rpc.Call
+	start    time.Time
+	deadline time.Time
+	payload  []byte
+	header   nats.Header
+
+	waiter      *waiter
+	first       uint64 // number of the first attempt: the call's identity
+	attempts    int
+	tries       int                         // with those that found no connection
+	outstanding [maxOutstanding]sentAttempt // attempts without an answer
+	waiting     int
+	last        *rpc.Error
+}
+
+type sentAttempt struct {
+	number uint64
+	reply  string
+}
+
+func (t *transmission) encode() error {
+	call, codec := t.call, t.client.config.Codec
+	var err error
+	if t.payload, err = bus.EncodeParams(codec, call.Name(), call.Params); err != nil {
+		return err
+	}
+	if _, json := codec.(bus.JSON); !json {
+		t.setHeader(bus.HeaderContentType, codec.ContentType())
+	}
+	if call.Object != "" {
+		t.setHeader(bus.HeaderObject, call.Object)
+	}
+	if call.ID != "" {
+		t.setHeader(bus.HeaderID, call.ID)
+	}
+	for name, values := range call.Header {
+		t.setHeader(name, values...)
+	}
+	return bus.CheckSize("the params of "+call.Name(), t.header, t.payload, t.client.bus.MaxPayload())
+}
+
+func (t *transmission) setHeader(name string, values ...string) {
+	if t.header == nil {
+		t.header = nats.Header{}
+	}
+	t.header[name] = values
+}
+
+func (t *transmission) sendOneWay(ctx context.Context) error {
+	subject := bus.CallSubject(t.call.Service, t.call.Method)
+	t.setHeader(bus.HeaderTimeout, strconv.FormatInt(time.Until(t.deadline).Milliseconds(), 10))
+	t.setHeader(bus.HeaderCaller, t.client.bus.Name())
+	for {
+		err := t.client.publish(&nats.Msg{Subject: subject, Data: t.payload, Header: t.header})
+		if err == nil || !err.Retryable {
+			return asError(err)
+		}
+		wait := min(t.backoff(err), time.Until(t.deadline))
+		select {
+		case <-ctx.Done():
+			return asError(err)
+		case <-time.After(wait):
+			if !time.Now().Before(t.deadline) {
+				return asError(err)
+			}
+		}
+	}
+}
+
+// run sends attempts and waits for the first answer that decides the call.
+func (t *transmission) run(ctx context.Context) error {
+	next := t.attempt(t.start)
+	for {
+		if next.IsZero() && t.waiting == 0 {
+			return asError(t.last)
+		}
+		wake := t.deadline
+		if !next.IsZero() && next.Before(wake) {
+			wake = next
+		}
+		t.waiter.timer.Reset(time.Until(wake))
+		select {
+		case a := <-t.waiter.answers:
+			t.answered(a.number)
+			err, decided := t.outcome(a.msg)
+			if decided {
+				return err
+			}
+			if retry := t.retryAt(); !retry.IsZero() {
+				next = retry
+			}
+		case <-t.waiter.timer.C:
+			now := time.Now()
+			if !now.Before(t.deadline) {
+				return t.timedOut()
+			}
+			next = t.attempt(now)
+		case <-ctx.Done():
+			return t.gaveUp(ctx.Err())
+		}
+	}
+}
+
+// attempt sends the call once more. It returns when to try again if no answer
+// decides the call until then; zero for never.
+func (t *transmission) attempt(now time.Time) time.Time {
+	t.tries++
+	number := t.client.pending.add(t.waiter)
+	left := t.deadline.Sub(now)
+	msg := &nats.Msg{
+		Subject: bus.CallSubject(t.call.Service, t.call.Method),
+		Reply:   t.client.pending.inbox.ReplySubject(number, left, now),
+		Data:    t.payload,
+		Header:  t.header,
+	}
+	if t.attempts > 0 {
+		msg.Header = t.retryHeader(now)
+	}
+	if err := t.client.publish(msg); err != nil {
+		t.client.pending.remove(number)
+		t.last = err
+		if !err.Retryable {
+			return time.Time{}
+		}
+		return now.Add(t.backoff(err)) // nothing was sent: it does not count as an attempt
+	}
+	if t.attempts == 0 {
+		t.first = number
+	}
+	t.attempts++
+	t.outstanding[t.waiting] = sentAttempt{number, msg.Reply}
+	t.waiting++
+	if !t.call.Idempotent || t.attempts >= t.client.config.MaxAttempts || t.waiting == maxOutstanding {
+		return time.Time{}
+	}
+	// Whoever has the call may have died. Running it twice does no harm, so it
+	// is sent again when a third of the time is over; the first answer counts.
+	return now.Add(left / 3)
+}
+
+func (t *transmission) retryHeader(now time.Time) nats.Header {
+	h := make(nats.Header, len(t.header)+2)
+	for name, values := range t.header {
+		h[name] = values
+	}
+	id := t.call.ID
+	if id == "" {
+		id = t.client.pending.inbox.Identity(t.client.bus.InboxPrefix(), t.first)
+	}
+	h[bus.HeaderID] = []string{bus.RetryID(id, now.Sub(t.start))}
+	h[bus.HeaderAttempt] = []string{strconv.Itoa(t.attempts + 1)}
+	return h
+}
+
+// answered takes an attempt off the list of those without an answer.
+func (t *transmission) answered(number uint64) {
+	for i := range t.waiting {
+		if t.outstanding[i].number == number {
+			t.waiting--
+			t.outstanding[i] = t.outstanding[t.waiting]
+			return
+		}
+	}
+}
+
+// outcome reads an answer. It reports false when the call may be sent again;
+// the error is in t.last then.
+func (t *transmission) outcome(msg *nats.Msg) (err error, decided bool) {
+	switch {
+	case msg == lostAnswer:
+		t.last = rpc.Unavailable.Errorf("%s: the connection to the bus was lost before the answer came; the call may have run", t.call.Name())
+		return t.last, !t.call.Idempotent
+	case bus.NoResponders(msg):
+		t.last = rpc.Unavailable.Errorf("%s: nobody listens on %s: is the service %q running? `rpcdo services ls` shows what is",
+			t.call.Name(), bus.CallSubject(t.call.Service, t.call.Method), t.call.Service).NotExecuted()
+		return t.last, false
+	}
+	if e := bus.DecodeError(msg); e != nil {
+		t.last = e
+		return e, !e.Retryable
+	}
+	t.client.budget(t.call.Service).credit()
+	return t.client.readResult(t.call, msg), true
+}
+
+func (c *Client) readResult(call *rpc.Call, msg *nats.Msg) error {
+	var contentType string
+	if msg.Header != nil {
+		contentType = msg.Header.Get(bus.HeaderContentType)
+	}
+	codec, ok := c.bus.Codec(contentType)
+	if !ok {
+		return rpc.Internal.Errorf("%s: the result has the content type %.80q, which is not known here", call.Name(), contentType)
+	}
+	if _, none := call.Result.(*rpc.None); none && len(msg.Data) == 0 {
+		return nil
+	}
+	if err := codec.Unmarshal(msg.Data, call.Result); err != nil {
+		return rpc.Internal.Errorf("%s: the result can't be read as %s: %w", call.Name(), reflect.TypeOf(call.Result).Elem(), err)
+	}
+	return nil
+}
+
+// retryAt returns when to send the call again after t.last; zero for never.
+func (t *transmission) retryAt() time.Time {
+	if t.attempts >= t.client.config.MaxAttempts || !t.client.budget(t.call.Service).take() {
+		return time.Time{}
+	}
+	at := time.Now().Add(t.backoff(t.last))
+	if at.After(t.deadline) {
+		return time.Time{}
+	}
+	return at
+}
+
+// backoff is how long to wait before the next try: what the service asked for,
+// or a time that grows with the tries; with jitter, so that callers spread.
+func (t *transmission) backoff(err *rpc.Error) time.Duration {
+	wait := err.RetryAfter
+	if wait == 0 {
+		wait = min(firstBackoff<<min(t.tries-1, 10), maxBackoff)
+	}
+	return wait/2 + rand.N(wait)
+}
+
+func (t *transmission) timedOut() error {
+	if t.waiting == 0 && t.last != nil {
+		return t.last
+	}
+	return rpc.DeadlineExceeded.Errorf("%s: no answer within %v; the call may have run",
+		t.call.Name(), t.deadline.Sub(t.start).Round(time.Millisecond))
+}
+
+func (t *transmission) gaveUp(cause error) error {
+	if errors.Is(cause, context.DeadlineExceeded) {
+		return t.timedOut()
+	}
+	return rpc.Canceled.Errorf("%s: the caller gave up: %w", t.call.Name(), cause)
+}
+
+// end forgets the attempts that have no answer yet and cancels them.
+func (t *transmission) end() {
+	p := &t.client.pending
+	for _, a := range t.outstanding[:t.waiting] {
+		p.remove(a.number)
+		// Best effort: the handler's own deadline ends it otherwise.
+		_ = t.client.bus.Conn().Publish(bus.CancelSubject(t.call.Service), []byte(a.reply))
+	}
+	p.leave(t.waiter)
+}
+
+// publish hands a message to the bus, or says why it surely did not go out.
+func (c *Client) publish(msg *nats.Msg) *rpc.Error {
+	if err := c.pending.open(); err != nil {
+		return rpc.Unavailable.Errorf("%s: not sent: %w", msg.Subject, err)
+	}
+	if !c.bus.Connected() {
+		return rpc.Unavailable.Errorf("%s: not sent: the bus is not connected", msg.Subject).NotExecuted()
+	}
+	switch err := c.bus.Conn().PublishMsg(msg); {
+	case err == nil:
+		return nil
+	case errors.Is(err, nats.ErrMaxPayload):
+		return rpc.ResourceExhausted.Errorf("%s: not sent: %w", msg.Subject, err)
+	default:
+		return rpc.Unavailable.Errorf("%s: not sent: %w", msg.Subject, err).NotExecuted()
+	}
+}
+
+// asError keeps a nil *rpc.Error from becoming an error that is not nil.
+func asError(err *rpc.Error) error {
+	if err == nil {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,213 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/rs/zerolog"
+
+	"rpc.do"
+	"rpc.do/bus"
+)
+
+// job is one call on its way through the service: admitted, run, answered.
+type job struct {
+	svc      *Service
+	ep       *endpoint
+	req      bus.Request
+	codec    bus.Codec
+	ctx      callContext
+	info     rpc.CallInfo
+	call     rpc.Call
+	watch    *watch
+	received time.Time
+	answered atomic.Bool
+
+	// local is set for a call from this process; it is closed when outcome is.
+	local   chan struct{}
+	outcome outcome
+}
+
+type outcome struct {
+	result any
+	err    *rpc.Error
+}
+
+// newJob prepares a call that came in now.
+func (s *Service) newJob(ep *endpoint, req bus.Request, now time.Time) *job {
+	j := &job{svc: s, ep: ep, req: req, received: now}
+	j.info = rpc.CallInfo{
+		Service: s.name, Method: ep.name, Caller: req.Caller, ID: req.ID,
+		Attempt: req.Attempt, Header: req.Header, Deadline: now.Add(req.Timeout),
+	}
+	j.ctx.Context = rpc.WithCallInfo(s.base, &j.info)
+	j.ctx.job = j
+	j.ctx.deadline = j.info.Deadline
+	j.call = rpc.Call{
+		Service: s.name, Method: ep.name, ID: req.ID, Caller: req.Caller, Attempt: req.Attempt,
+		Header: req.Header, Timeout: req.Timeout, Idempotent: ep.spec.Idempotent, OneWay: req.Reply == "",
+	}
+	return j
+}
+
+// decode reads the params; the error goes to the caller.
+func (j *job) decode() error {
+	codec, ok := j.svc.bus.Codec(j.req.ContentType)
+	if !ok {
+		return rpc.InvalidArgument.Errorf("content type %.80q is not known here", j.req.ContentType)
+	}
+	j.codec = codec
+	j.call.Params, j.call.Result = j.ep.newFrame()
+	return bus.DecodeParams(codec, j.req.Payload, j.call.Params)
+}
+
+// run does the call and answers it.
+func (j *job) run() {
+	if j.answered.Load() { // its time ran out while it waited
+		return
+	}
+	err := j.invoke()
+	if err == nil {
+		j.succeed()
+		return
+	}
+	j.fail(j.coded(err))
+}
+
+// invoke runs the handler and turns a panic into an error.
+func (j *job) invoke() (err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			j.log(zerolog.ErrorLevel).Any("panic", cause).Bytes("stack", debug.Stack()).Msg("handler panicked")
+			err = errPanic
+		}
+	}()
+	if j.call.Params == nil {
+		if err := j.decode(); err != nil {
+			return err
+		}
+	}
+	if j.ep.check != nil {
+		if err := j.ep.check(j.call.Params); err != nil {
+			return invalid(err)
+		}
+	}
+	return j.ep.run(&j.ctx, &j.call)
+}
+
+var errPanic = errors.New("handler panicked")
+
+func invalid(err error) error {
+	if e, ok := errors.AsType[*rpc.Error](err); ok {
+		return e
+	}
+	return rpc.InvalidArgument.Errorf("%w", err)
+}
+
+// coded turns what a handler returned into what the caller may see.
+func (j *job) coded(err error) *rpc.Error {
+	if e, ok := errors.AsType[*rpc.Error](err); ok {
+		if e.Remote() { // of a call that this one made: this one did run
+			passed := *e
+			passed.Retryable = false
+			return &passed
+		}
+		return e
+	}
+	if c, ok := errors.AsType[rpc.Code](err); ok {
+		return c.Errorf("%w", err)
+	}
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return rpc.DeadlineExceeded.Errorf("%s.%s ran out of time", j.svc.name, j.ep.name)
+	case errors.Is(err, context.Canceled):
+		return rpc.Canceled.Errorf("%s.%s was cancelled", j.svc.name, j.ep.name)
+	}
+	if err != errPanic {
+		j.log(zerolog.WarnLevel).Err(err).Msg("handler returned an error without a code; its text is not sent")
+	}
+	return rpc.Internal.Errorf("internal error in %s.%s; the service's log tells more about call %s", j.svc.name, j.ep.name, j.id())
+}
+
+func (j *job) id() string {
+	if j.req.ID == "" {
+		return "(without id)"
+	}
+	return j.req.ID
+}
+
+// expire answers in the handler's place when the deadline has passed.
+func (j *job) expire() {
+	j.ctx.end(context.DeadlineExceeded)
+	j.fail(rpc.DeadlineExceeded.Errorf("%s.%s did not end within %v", j.svc.name, j.ep.name, j.req.Timeout))
+}
+
+// cancel ends the call because the caller gave up or the service stops.
+func (j *job) cancel(err *rpc.Error) {
+	j.ctx.end(context.Canceled)
+	j.fail(err)
+}
+
+func (j *job) succeed() {
+	if j.answered.Load() { // too late, or cancelled
+		return
+	}
+	if j.local != nil {
+		if j.claim(nil) {
+			j.outcome.result = j.call.Result
+			close(j.local)
+		}
+		return
+	}
+	if j.req.Reply == "" {
+		j.claim(nil)
+		return
+	}
+	payload, err := bus.EncodeResult(j.codec, j.call.Name(), j.call.Result, j.svc.bus.MaxPayload())
+	if err != nil {
+		j.fail(err)
+		return
+	}
+	msg := nats.Msg{Subject: j.req.Reply, Data: payload}
+	if j.req.ContentType != "" {
+		msg.Header = nats.Header{bus.HeaderContentType: []string{j.codec.ContentType()}}
+	}
+	if j.claim(nil) {
+		j.svc.publish(&msg)
+	}
+}
+
+// fail answers with err, unless the call has been answered.
+func (j *job) fail(err *rpc.Error) {
+	if !j.claim(err) {
+		return
+	}
+	j.log(zerolog.WarnLevel).Str("code", err.Code.String()).Str("error", err.Message).
+		Dur("took", time.Since(j.received)).Msg("call failed")
+	if j.local != nil {
+		j.outcome.err = err
+		close(j.local)
+		return
+	}
+	j.svc.answer(j.req.Reply, err)
+}
+
+// claim takes the right to answer, which one goroutine gets once.
+func (j *job) claim(err *rpc.Error) bool {
+	if !j.answered.CompareAndSwap(false, true) {
+		return false
+	}
+	j.ep.stats.answered(time.Since(j.received), err)
+	if err == nil {
+		j.log(zerolog.DebugLevel).Msg("call")
+	}
+	return true
+}
+
+func (j *job) log(level zerolog.Level) *zerolog.Event {
+	return j.svc.log.WithLevel(level).Str("method", j.ep.name).Str("id", j.req.ID).Str("caller", j.req.Caller)
+}

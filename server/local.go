@@ -1,0 +1,70 @@
+package server
+
+import (
+	"context"
+	"time"
+
+	"rpc.do"
+	"rpc.do/bus"
+)
+
+// ServeLocal runs a call from this process: the same admission, interceptors,
+// deadline and errors as a call from the bus, without the bus. See
+// bus.LocalService.
+func (s *Service) ServeLocal(ctx context.Context, req *bus.Request, params bus.LocalParams) (any, error) {
+	now := time.Now()
+	ep, err := s.find(req, now)
+	if err != nil {
+		return nil, remote(err)
+	}
+	j := s.newJob(ep, *req, now)
+	j.call.OneWay = false
+	j.call.Params, j.call.Result = ep.newFrame()
+	if !params.CopyTo(j.call.Params) {
+		if j.req.Payload, err = params.Encode(); err != nil {
+			return nil, err
+		}
+		if err := j.decode(); err != nil {
+			return nil, remote(err)
+		}
+	}
+	j.local = make(chan struct{})
+	if err := s.startLocal(j); err != nil {
+		return nil, remote(err)
+	}
+	select {
+	case <-j.local:
+	case <-ctx.Done():
+		j.cancel(rpc.CodeOf(ctx.Err()).Errorf("the caller gave up"))
+		<-j.local
+	}
+	if j.outcome.err != nil {
+		return nil, remote(j.outcome.err)
+	}
+	return j.outcome.result, nil
+}
+
+// startLocal admits the job and sees to it that somebody runs it.
+func (s *Service) startLocal(j *job) error {
+	s.lifecycle.RLock()
+	defer s.lifecycle.RUnlock()
+	if s.state != serving {
+		return rpc.Unavailable.Errorf("this instance of %s is shutting down", s.name).NotExecuted()
+	}
+	switch s.admit(j) {
+	case runNow:
+		s.workers.Go(func() { s.runFrom(j) })
+	case shed:
+		err := s.overloaded(j)
+		j.claim(err)
+		return err
+	}
+	return nil
+}
+
+func remote(err error) error {
+	if e, ok := err.(*rpc.Error); ok {
+		return e.AsRemote()
+	}
+	return err
+}

@@ -1,0 +1,167 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"rpc.do"
+	"rpc.do/bus"
+)
+
+// cancelGrace is how long a shutdown waits for handlers to notice that their
+// contexts were cancelled.
+const cancelGrace = 2 * time.Second
+
+// Run serves calls until ctx ends, then shuts down: it stops taking calls,
+// finishes those it has taken within the drain timeout, cancels what is left,
+// waits for WaitUntil work and sends what is buffered. A rolling restart loses
+// no call.
+//
+// Run returns nil after a clean shutdown. It returns an error when the service
+// can't start or handlers were still running at the end. It can be called once.
+func (s *Service) Run(ctx context.Context) error {
+	subs, err := s.start()
+	if err != nil {
+		return fmt.Errorf("server: start %s: %w", s.name, err)
+	}
+	s.log.Info().Str("version", s.config.Version).Int("methods", len(s.endpoints)).Msg("serving")
+	<-ctx.Done()
+	return s.shutdown(subs)
+}
+
+// subscriptions of a running service.
+type subscriptions struct {
+	calls     *nats.Subscription
+	intake    *intake
+	control   []*nats.Subscription // cancel and discovery
+	stopLocal func()
+}
+
+func (s *Service) start() (*subscriptions, error) {
+	if err := s.enter(registering, serving); err != nil {
+		return nil, err
+	}
+	subs := &subscriptions{intake: &intake{svc: s, msgs: make(chan *nats.Msg, intakeBuffer)}}
+	subs.intake.start()
+	if err := s.subscribe(subs); err != nil {
+		subs.unsubscribe()
+		close(subs.intake.msgs)
+		s.workers.Wait()
+		return nil, err
+	}
+	subs.stopLocal = s.bus.Local().Add(s.name, s)
+	close(s.ready)
+	return subs, nil
+}
+
+func (s *Service) enter(from, to state) error {
+	s.lifecycle.Lock()
+	defer s.lifecycle.Unlock()
+	if s.state != from {
+		return errors.New("a service runs once")
+	}
+	s.state = to
+	s.started = time.Now()
+	return nil
+}
+
+func (s *Service) subscribe(subs *subscriptions) error {
+	conn := s.bus.Conn()
+	var err error
+	if subs.calls, err = conn.ChanQueueSubscribe(bus.ServiceSubject(s.name), bus.CallQueue, subs.intake.msgs); err != nil {
+		return err
+	}
+	control := func(subject string, handle nats.MsgHandler) error {
+		sub, err := conn.Subscribe(subject, handle)
+		if err == nil {
+			subs.control = append(subs.control, sub)
+		}
+		return err
+	}
+	if err := control(bus.CancelSubject(s.name), s.onCancel); err != nil {
+		return err
+	}
+	if err := s.subscribeDiscovery(control); err != nil {
+		return err
+	}
+	return conn.FlushTimeout(10 * time.Second)
+}
+
+func (subs *subscriptions) unsubscribe() {
+	if subs.calls != nil {
+		_ = subs.calls.Unsubscribe() // fails only when the connection is gone, and the subscription with it
+	}
+	for _, sub := range subs.control {
+		_ = sub.Unsubscribe()
+	}
+}
+
+func (s *Service) shutdown(subs *subscriptions) error {
+	deadline := time.Now().Add(s.config.DrainTimeout)
+	s.log.Info().Msg("draining")
+	subs.stopLocal()
+	s.lifecycle.Lock()
+	s.state = draining
+	s.lifecycle.Unlock()
+
+	stopIntake(subs.calls, deadline)
+	close(subs.intake.msgs) // the readers end when they have served what is in it
+
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		s.workers.Wait()
+		s.work.wait()
+	}()
+	err := s.awaitWork(finished, time.Until(deadline))
+	subs.unsubscribe()
+	if flushErr := s.bus.Conn().FlushTimeout(5 * time.Second); flushErr != nil && err == nil {
+		err = fmt.Errorf("server: stop %s: flush: %w", s.name, flushErr)
+	}
+	s.lifecycle.Lock()
+	s.state = stopped
+	s.lifecycle.Unlock()
+	s.log.Info().Err(err).Msg("stopped")
+	return err
+}
+
+// stopIntake unsubscribes so that no message is lost: it tells the bus and
+// waits until all that was on its way has arrived.
+func stopIntake(sub *nats.Subscription, deadline time.Time) {
+	closed := sub.StatusChanged(nats.SubscriptionClosed)
+	if sub.Drain() == nil {
+		select {
+		case <-closed:
+			return
+		case <-time.After(time.Until(deadline)):
+		}
+	}
+	_ = sub.Unsubscribe()
+}
+
+// awaitWork waits until calls and background work have ended, cancels them when
+// timeout is over, and gives up on those that ignore it.
+func (s *Service) awaitWork(finished <-chan struct{}, timeout time.Duration) error {
+	select {
+	case <-finished:
+		return nil
+	case <-time.After(timeout):
+	}
+	s.abandon(errShutdown)
+	for _, j := range s.active.all() {
+		j.cancel(rpc.Unavailable.Errorf("%s shut down before %s ended; it may have run in part", s.name, j.ep.name))
+	}
+	select {
+	case <-finished:
+		s.log.Warn().Msg("drain timeout: calls were cancelled")
+		return nil
+	case <-time.After(cancelGrace):
+		return fmt.Errorf("server: stop %s: %d calls ignore that their context is cancelled", s.name, len(s.active.all()))
+	}
+}
+
+var errShutdown = errors.New("the service shut down")

@@ -1,0 +1,70 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"sync"
+)
+
+// WaitUntil goes on with work after the call that ctx belongs to has been
+// answered. The work's context has the call's values, not its deadline; it ends
+// only when a shutdown runs out of time, and the shutdown waits for the work
+// until then. An error or panic of the work is logged and is never the caller's.
+//
+// When as much background work runs as the service may run calls, and outside a
+// call (as in a unit test of a handler), fn runs before WaitUntil returns.
+func WaitUntil(ctx context.Context, fn func(ctx context.Context) error) {
+	j, ok := ctx.Value(jobKey{}).(*job)
+	if !ok {
+		_ = fn(context.WithoutCancel(ctx)) // there is no service whose log could have it
+		return
+	}
+	run := func() { j.background(context.WithoutCancel(ctx), fn) }
+	if !j.svc.work.start(run) {
+		run()
+	}
+}
+
+func (j *job) background(ctx context.Context, fn func(context.Context) error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(j.svc.base, func() { cancel(errShutdown) })
+	defer func() {
+		stop()
+		cancel(nil)
+		if cause := recover(); cause != nil {
+			j.svc.log.Error().Str("method", j.ep.name).Str("id", j.req.ID).
+				Any("panic", cause).Bytes("stack", debug.Stack()).Msg("background work panicked")
+		}
+	}()
+	if err := fn(ctx); err != nil {
+		j.svc.log.Warn().Str("method", j.ep.name).Str("id", j.req.ID).
+			Err(fmt.Errorf("background work failed: %w", err)).Send()
+	}
+}
+
+// background bounds and awaits the work that outlives its call.
+type background struct {
+	places chan struct{}
+	wg     sync.WaitGroup
+}
+
+func newBackground(places int) *background {
+	return &background{places: make(chan struct{}, places)}
+}
+
+// start runs fn in the background; it reports false when there is no place.
+func (b *background) start(fn func()) bool {
+	select {
+	case b.places <- struct{}{}:
+	default:
+		return false
+	}
+	b.wg.Go(func() {
+		defer func() { <-b.places }()
+		fn()
+	})
+	return true
+}
+
+func (b *background) wait() { b.wg.Wait() }

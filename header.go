@@ -38,7 +38,7 @@ func (h Header) Set(name, value string) {
 
 // ValidateHeader reports what is wrong with a metadata name or value: a name is
 // an HTTP token (RFC 9110, 5.6.2) of at most 128 bytes that does not begin with
-// "Rpc-" or "Nats-"; a value has at most 8 KiB and no control characters.
+// "Rpc-" or "Nats-" and is not Content-Type; a value has at most 8 KiB and no control characters.
 func ValidateHeader(name, value string) error {
 	switch {
 	case name == "" || len(name) > 128:
@@ -47,6 +47,8 @@ func ValidateHeader(name, value string) error {
 		return InvalidArgument.Errorf("header name %q: only letters, digits and !#$%%&'*+-.^_`|~ are allowed", name)
 	case hasPrefixFold(name, "Rpc-"), hasPrefixFold(name, "Nats-"):
 		return InvalidArgument.Errorf("header name %q: names that begin with Rpc- or Nats- are reserved", name)
+	case strings.EqualFold(name, "Content-Type"):
+		return InvalidArgument.Errorf("header Content-Type: it is the codec's and can't be set")
 	case len(value) > 8<<10:
 		return InvalidArgument.Errorf("header %s: a value has at most 8192 bytes, this one has %d", name, len(value))
 	case strings.IndexFunc(value, isControl) >= 0:

@@ -40,7 +40,10 @@ func (d *dialer) InProcessConn() (net.Conn, error) {
 		return nil, err
 	}
 	conn, err := d.inProcess.InProcessConn()
-	return d.keep(conn, err)
+	if err != nil {
+		return nil, err
+	}
+	return d.keep(&pipe{Conn: conn}, nil)
 }
 
 func (d *dialer) keep(conn net.Conn, err error) (net.Conn, error) {

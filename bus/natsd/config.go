@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nkeys"
 	"github.com/rs/zerolog"
 )
 
@@ -198,6 +199,11 @@ func (c *Config) check() error {
 	for i, u := range c.Users {
 		if u.Name == "" || u.Password == "" {
 			return fmt.Errorf("natsd: Config.Users[%d]: needs a name and a password", i)
+		}
+	}
+	for i, key := range c.NKeys {
+		if !nkeys.IsValidPublicUserKey(key) {
+			return fmt.Errorf("natsd: Config.NKeys[%d]: not the public key of a user, which begins with U", i)
 		}
 	}
 	authenticated := len(c.Users) > 0 || len(c.NKeys) > 0 || c.Token != "" || verifiesClients(c.TLS)

@@ -100,9 +100,11 @@ func (s *Server) start(ctx context.Context) error {
 	if err := s.waitListening(ctx); err != nil {
 		return err
 	}
-	// The ports that were chosen are the server's from now on.
-	s.cfg.Port = ns.Addr().(*net.TCPAddr).Port
-	if s.cfg.Cluster != nil {
+	// A port that was chosen is the server's from now on.
+	if cfg.Port == FreePort {
+		s.cfg.Port = ns.Addr().(*net.TCPAddr).Port
+	}
+	if cfg.Cluster != nil && cfg.Cluster.Port == FreePort {
 		s.cfg.Cluster.Port = ns.ClusterAddr().Port
 	}
 	return nil

@@ -94,7 +94,8 @@ func encodesItself(t reflect.Type) bool {
 
 // nullCopier returns the copier for a type that encodes itself, which is nil
 // unless t is a struct without fields that encodes as null and leaves decoding
-// to encoding/json, such as rpc.None. The only value of t is tried out.
+// to encoding/json, such as rpc.None. The only value of t is tried out. A pointer
+// to t has the same methods and is not copyable: it would come back nil.
 func nullCopier(t reflect.Type) *copier {
 	if t.Kind() != reflect.Struct || t.NumField() > 0 {
 		return nil
@@ -109,9 +110,7 @@ func nullCopier(t reflect.Type) *copier {
 	if data, err := json.Marshal(value.Interface()); err != nil || string(data) != "null" {
 		return nil
 	}
-	c := plainCopier(t, nullSize)
-	c.null = true
-	return c
+	return plainCopier(t, nullSize)
 }
 
 func plainCopier(t reflect.Type, base int64) *copier {

@@ -79,12 +79,12 @@ func copyElems(dst, src unsafe.Pointer, n int, elem *copier, left int64) int64 {
 
 func (c compiler) pointerCopier(t reflect.Type) *copier {
 	elem := c.compile(t.Elem())
-	if elem == nil || elem.null {
-		return nil // a pointer to what encodes as null comes back nil
+	if elem == nil {
+		return nil
 	}
 	copyPointer := func(dst, src unsafe.Pointer, left int64) int64 {
 		from := *(*unsafe.Pointer)(src)
-		if from == nil || elem.nilable && *(*unsafe.Pointer)(from) == nil {
+		if from == nil {
 			return left
 		}
 		left -= elem.base
@@ -94,7 +94,7 @@ func (c compiler) pointerCopier(t reflect.Type) *copier {
 		to := reflect.New(t.Elem()).UnsafePointer()
 		left = elem.copy(to, from, left)
 		if elem.nilable && *(*unsafe.Pointer)(to) == nil {
-			return left // it pointed to a pointer to null
+			return left // a pointer to what is null in JSON comes back nil
 		}
 		*(*unsafe.Pointer)(dst) = to
 		return left

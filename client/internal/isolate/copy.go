@@ -72,8 +72,6 @@ type copier struct {
 	// nilable: the type is a pointer, slice or map, so that its first word is
 	// nil exactly when the value is, and the JSON then null.
 	nilable bool
-	// null: the JSON is null whatever the value.
-	null bool
 }
 
 // copyFunc copies the value at src to dst, which is zero. It takes from left

@@ -245,11 +245,9 @@ func overwrite(v reflect.Value) {
 		v.SetString(v.String() + "!")
 	case reflect.Float32, reflect.Float64:
 		v.SetFloat(v.Float() + 1)
-	default:
-		if v.CanInt() {
-			v.SetInt(^v.Int())
-		} else {
-			v.SetUint(^v.Uint())
-		}
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		v.SetInt(^v.Int())
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		v.SetUint(^v.Uint())
 	}
 }

@@ -1,0 +1,187 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+
+	"rpc.do"
+)
+
+// Coalesce returns an interceptor that makes one call of identical ones: while
+// a call of an idempotent method waits for its answer, others with the same
+// service, method, object, params and metadata share its outcome. Each caller
+// still has a deadline of its own, and the shared call is cancelled when the
+// last of them has gone.
+//
+// Params and results must be values that encoding/json can write and read back.
+// Calls that are not idempotent, or one-way, are not touched.
+func Coalesce() rpc.Interceptor {
+	c := &coalescer{flights: map[string]*flight{}}
+	return rpc.Interceptor{Name: "coalesce", Unary: c.wrap}
+}
+
+type coalescer struct {
+	mu      sync.Mutex
+	flights map[string]*flight
+}
+
+// flight is one call that is under way for one or more callers.
+type flight struct {
+	callers int // guarded by the coalescer
+	cancel  context.CancelFunc
+	done    chan struct{}
+	result  []byte // JSON
+	err     error
+}
+
+func (c *coalescer) wrap(next rpc.UnaryFunc) rpc.UnaryFunc {
+	return func(ctx context.Context, call *rpc.Call) error {
+		if !call.Idempotent || call.OneWay {
+			return next(ctx, call)
+		}
+		key, err := flightKey(call)
+		if err != nil {
+			return rpc.InvalidArgument.Errorf("%s: the params can't be compared with those of other calls: %w", call.Name(), err)
+		}
+		ctx, cancel := withTimeout(ctx, call)
+		defer cancel()
+		for {
+			f, mine := c.join(ctx, key, call, next)
+			err := c.await(ctx, f, call)
+			c.leave(key, f)
+			// A flight has the time of the caller who started it; who has more
+			// of it left starts another.
+			if mine || rpc.CodeOf(err) != rpc.DeadlineExceeded || ctx.Err() != nil {
+				return err
+			}
+		}
+	}
+}
+
+// await waits for the flight's outcome on behalf of one caller.
+func (c *coalescer) await(ctx context.Context, f *flight, call *rpc.Call) error {
+	select {
+	case <-f.done:
+	case <-ctx.Done():
+		return rpc.CodeOf(ctx.Err()).Errorf("%s: gave up waiting for the answer that is shared with other calls: %w", call.Name(), ctx.Err())
+	}
+	if f.err != nil {
+		return f.err
+	}
+	if err := json.Unmarshal(f.result, call.Result); err != nil {
+		return rpc.Internal.Errorf("%s: the shared result can't be read: %w", call.Name(), err)
+	}
+	return nil
+}
+
+func withTimeout(ctx context.Context, call *rpc.Call) (context.Context, context.CancelFunc) {
+	if call.Timeout > 0 {
+		return context.WithTimeout(ctx, call.Timeout)
+	}
+	return ctx, func() {}
+}
+
+// join finds the flight for key, or starts it; mine reports the latter.
+func (c *coalescer) join(ctx context.Context, key string, call *rpc.Call, next rpc.UnaryFunc) (f *flight, mine bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if f := c.flights[key]; f != nil {
+		f.callers++
+		return f, false
+	}
+	shared := *call
+	shared.Result = reflect.New(reflect.TypeOf(call.Result).Elem()).Interface()
+	// The params are the caller's, who may be gone before the call ends.
+	params := reflect.New(reflect.TypeOf(call.Params).Elem())
+	f = &flight{callers: 1, done: make(chan struct{})}
+	if f.err = cloneJSON(params.Interface(), call.Params); f.err != nil {
+		close(f.done)
+		return f, true
+	}
+	shared.Params = params.Interface()
+	ctx, f.cancel = detached(ctx)
+	c.flights[key] = f
+	go c.fly(ctx, key, f, &shared, next)
+	return f, true
+}
+
+// detached keeps the values and the deadline of ctx, not its end: other callers
+// may want the answer still. Every flight ends by its call's deadline.
+func detached(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, bounded := ctx.Deadline()
+	ctx = context.WithoutCancel(ctx)
+	if bounded {
+		return context.WithDeadline(ctx, deadline)
+	}
+	return context.WithCancel(ctx)
+}
+
+func (c *coalescer) fly(ctx context.Context, key string, f *flight, call *rpc.Call, next rpc.UnaryFunc) {
+	defer close(f.done)
+	defer f.cancel()
+	f.err = next(ctx, call)
+	if f.err == nil {
+		f.result, f.err = json.Marshal(call.Result)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.flights[key] == f {
+		delete(c.flights, key)
+	}
+}
+
+// leave ends the flight when nobody waits for it any more.
+func (c *coalescer) leave(key string, f *flight) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f.callers--
+	if f.callers == 0 && f.cancel != nil {
+		f.cancel()
+		if c.flights[key] == f {
+			delete(c.flights, key)
+		}
+	}
+}
+
+func cloneJSON(dst, src any) error {
+	data, err := json.Marshal(src)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(data, dst)
+}
+
+func flightKey(call *rpc.Call) (string, error) {
+	params, err := json.Marshal(call.Params)
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	part := func(s string) {
+		b.WriteString(s)
+		b.WriteByte(0) // can't be in a name, a header or JSON
+	}
+	part(call.Service)
+	part(call.Method)
+	part(call.Object)
+	part(call.ID)
+	names := make([]string, 0, len(call.Header))
+	for name := range call.Header {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		part(name)
+		for _, v := range call.Header[name] {
+			part(v)
+		}
+		part("")
+	}
+	b.WriteByte('\n')
+	b.Write(params)
+	return b.String(), nil
+}

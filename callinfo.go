@@ -24,20 +24,31 @@ type CallInfo struct {
 	Deadline time.Time
 }
 
-type infoKey struct{}
+// CallInfoKey is the key under which the context of a call has a
+// CallInfoSource. It is for transports; others use CallInfoFrom.
+type CallInfoKey struct{}
 
-// WithCallInfo returns a context that carries info. Transports use it, and
-// tests of handlers that look at it.
-func WithCallInfo(ctx context.Context, info *CallInfo) context.Context {
-	return context.WithValue(ctx, infoKey{}, info)
+// CallInfoSource tells about a call. A transport's own record of the call is
+// one, so that a call nobody asks about costs nothing.
+type CallInfoSource interface {
+	CallInfo() CallInfo
+}
+
+// CallInfo returns i: what is known already is a source.
+func (i CallInfo) CallInfo() CallInfo { return i }
+
+// WithCallInfo returns a context that carries info, for tests of handlers that
+// look at it.
+func WithCallInfo(ctx context.Context, info CallInfo) context.Context {
+	return context.WithValue(ctx, CallInfoKey{}, info)
 }
 
 // CallInfoFrom returns what is known of the call that ctx belongs to; false
 // outside a call.
 func CallInfoFrom(ctx context.Context) (CallInfo, bool) {
-	info, ok := ctx.Value(infoKey{}).(*CallInfo)
+	source, ok := ctx.Value(CallInfoKey{}).(CallInfoSource)
 	if !ok {
 		return CallInfo{}, false
 	}
-	return *info, true
+	return source.CallInfo(), true
 }

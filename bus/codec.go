@@ -88,23 +88,23 @@ func (b *Bus) Codec(contentType string) (Codec, bool) {
 	return nil, false
 }
 
-// EncodeParams writes the params of the named call.
-func EncodeParams(c Codec, name string, params any) ([]byte, error) {
-	payload, err := c.Marshal(params)
+// EncodeParams writes the params of a call.
+func EncodeParams(c Codec, call *rpc.Call) ([]byte, error) {
+	payload, err := c.Marshal(call.Params)
 	if err != nil {
-		return nil, rpc.InvalidArgument.Errorf("%s: the params can't be encoded as %s: %w", name, c.ContentType(), err)
+		return nil, rpc.InvalidArgument.Errorf("%s: the params can't be encoded as %s: %w", call.Name(), c.ContentType(), err)
 	}
 	return payload, nil
 }
 
-// EncodeResult writes the result of the named call, of at most limit bytes.
-func EncodeResult(c Codec, name string, result any, limit int64) ([]byte, *rpc.Error) {
+// EncodeResult writes the result of a call, in at most limit bytes.
+func EncodeResult(c Codec, call *rpc.Call, result any, limit int64) ([]byte, *rpc.Error) {
 	payload, err := c.Marshal(result)
 	if err != nil {
-		return nil, rpc.Internal.Errorf("%s: the result can't be encoded as %s", name, c.ContentType())
+		return nil, rpc.Internal.Errorf("%s: the result can't be encoded as %s", call.Name(), c.ContentType())
 	}
-	if err := CheckSize("the result of "+name, nil, payload, limit); err != nil {
-		return nil, err.(*rpc.Error)
+	if size := int64(len(payload)); size > limit {
+		return nil, tooLarge("result", call, size, limit)
 	}
 	return payload, nil
 }

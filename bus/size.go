@@ -6,14 +6,17 @@ import (
 	"rpc.do"
 )
 
-// CheckSize reports a message that the bus would not take: ResourceExhausted
-// naming both sizes. What is, for the message, "the params of orders.place".
-func CheckSize(what string, header nats.Header, payload []byte, limit int64) error {
-	size := int64(len(payload)) + headerSize(header)
-	if size <= limit {
-		return nil
+// CheckParams reports a request that the bus would not take.
+func CheckParams(call *rpc.Call, header nats.Header, payload []byte, limit int64) error {
+	if size := int64(len(payload)) + headerSize(header); size > limit {
+		return tooLarge("params", call, size, limit)
 	}
-	return rpc.ResourceExhausted.Errorf("%s: the message has %d bytes, the bus takes at most %d (max_payload)", what, size, limit)
+	return nil
+}
+
+func tooLarge(what string, call *rpc.Call, size, limit int64) *rpc.Error {
+	return rpc.ResourceExhausted.Errorf("the %s of %s: the message has %d bytes, the bus takes at most %d (max_payload)",
+		what, call.Name(), size, limit)
 }
 
 // headerSize is what the headers take on the wire.

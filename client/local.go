@@ -47,11 +47,11 @@ func (p *localParams) CopyTo(dst any) bool {
 }
 
 func (p *localParams) Encode() ([]byte, error) {
-	payload, err := bus.EncodeParams(p.client.config.Codec, p.call.Name(), p.call.Params)
+	payload, err := bus.EncodeParams(p.client.config.Codec, p.call)
 	if err != nil {
 		return nil, err
 	}
-	return payload, bus.CheckSize("the params of "+p.call.Name(), nil, payload, p.limit)
+	return payload, bus.CheckParams(p.call, nil, payload, p.limit)
 }
 
 func (p *localParams) takeResult(result any) error {
@@ -60,7 +60,7 @@ func (p *localParams) takeResult(result any) error {
 	}
 	reflect.ValueOf(p.call.Result).Elem().SetZero() // a copy may have stopped half way
 	codec := p.client.config.Codec
-	payload, err := bus.EncodeResult(codec, p.call.Name(), result, p.limit)
+	payload, err := bus.EncodeResult(codec, p.call, result, p.limit)
 	if err != nil {
 		return err.AsRemote()
 	}

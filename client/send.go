@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -22,7 +23,12 @@ const (
 
 // send makes the call over the bus within timeout.
 func (c *Client) send(ctx context.Context, call *rpc.Call, timeout time.Duration) error {
-	t := &transmission{client: c, call: call, start: time.Now()}
+	t := transmissions.Get().(*transmission)
+	defer func() {
+		*t = transmission{}
+		transmissions.Put(t)
+	}()
+	t.client, t.call, t.start = c, call, time.Now()
 	t.deadline = t.start.Add(timeout)
 	if err := t.encode(); err != nil {
 		return err
@@ -56,6 +62,8 @@ type transmission struct {
 	last        *rpc.Error
 }
 
+var transmissions = sync.Pool{New: func() any { return new(transmission) }}
+
 type sentAttempt struct {
 	number uint64
 	reply  string
@@ -64,7 +72,7 @@ type sentAttempt struct {
 func (t *transmission) encode() error {
 	call, codec := t.call, t.client.config.Codec
 	var err error
-	if t.payload, err = bus.EncodeParams(codec, call.Name(), call.Params); err != nil {
+	if t.payload, err = bus.EncodeParams(codec, call); err != nil {
 		return err
 	}
 	if _, json := codec.(bus.JSON); !json {
@@ -79,7 +87,7 @@ func (t *transmission) encode() error {
 	for name, values := range call.Header {
 		t.setHeader(name, values...)
 	}
-	return bus.CheckSize("the params of "+call.Name(), t.header, t.payload, t.client.bus.MaxPayload())
+	return bus.CheckParams(call, t.header, t.payload, t.client.bus.MaxPayload())
 }
 
 func (t *transmission) setHeader(name string, values ...string) {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"rpc.do"
 )
 
 // callContext is the context of one call. It makes its channel only when asked
@@ -44,7 +46,8 @@ func (c *callContext) Err() error {
 }
 
 func (c *callContext) Value(key any) any {
-	if _, ok := key.(jobKey); ok {
+	switch key.(type) {
+	case jobKey, rpc.CallInfoKey:
 		return c.job
 	}
 	return c.Context.Value(key)

@@ -21,7 +21,6 @@ type job struct {
 	req      bus.Request
 	codec    bus.Codec
 	ctx      callContext
-	info     rpc.CallInfo
 	call     rpc.Call
 	watch    *watch
 	received time.Time
@@ -40,18 +39,20 @@ type outcome struct {
 // newJob prepares a call that came in now.
 func (s *Service) newJob(ep *endpoint, req bus.Request, now time.Time) *job {
 	j := &job{svc: s, ep: ep, req: req, received: now}
-	j.info = rpc.CallInfo{
-		Service: s.name, Method: ep.name, Caller: req.Caller, ID: req.ID,
-		Attempt: req.Attempt, Header: req.Header, Deadline: now.Add(req.Timeout),
-	}
-	j.ctx.Context = rpc.WithCallInfo(s.base, &j.info)
-	j.ctx.job = j
-	j.ctx.deadline = j.info.Deadline
+	j.ctx = callContext{Context: s.base, job: j, deadline: now.Add(req.Timeout)}
 	j.call = rpc.Call{
 		Service: s.name, Method: ep.name, ID: req.ID, Caller: req.Caller, Attempt: req.Attempt,
 		Header: req.Header, Timeout: req.Timeout, Idempotent: ep.spec.Idempotent, OneWay: req.Reply == "",
 	}
 	return j
+}
+
+// CallInfo tells the handler about its call. See rpc.CallInfoFrom.
+func (j *job) CallInfo() rpc.CallInfo {
+	return rpc.CallInfo{
+		Service: j.svc.name, Method: j.ep.name, Caller: j.req.Caller, ID: j.req.ID,
+		Attempt: j.req.Attempt, Header: j.req.Header, Deadline: j.ctx.deadline,
+	}
 }
 
 // decode reads the params; the error goes to the caller.
@@ -167,7 +168,7 @@ func (j *job) succeed() {
 		j.claim(nil)
 		return
 	}
-	payload, err := bus.EncodeResult(j.codec, j.call.Name(), j.call.Result, j.svc.bus.MaxPayload())
+	payload, err := bus.EncodeResult(j.codec, &j.call, j.call.Result, j.svc.bus.MaxPayload())
 	if err != nil {
 		j.fail(err)
 		return

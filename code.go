@@ -77,6 +77,13 @@ func ParseCode(name string) (Code, error) {
 
 func (c Code) valid() bool { return c >= Canceled && int(c) < len(codes) }
 
+func (c Code) orUnknown() Code {
+	if c.valid() {
+		return c
+	}
+	return Unknown
+}
+
 // String returns the code's name on the wire, such as "not_found". The zero
 // Code, which no error has, is "ok".
 func (c Code) String() string {
@@ -129,21 +136,25 @@ func (c *Code) UnmarshalText(text []byte) error {
 // another.
 func (c Code) Errorf(format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
-	return &Error{Code: c, Message: err.Error(), cause: errors.Unwrap(err)}
+	cause := errors.Unwrap(err)
+	if _, several := err.(interface{ Unwrap() []error }); several {
+		cause = err
+	}
+	return &Error{Code: c, Message: err.Error(), cause: cause}
 }
 
 // CodeOf returns the code of err: that of the first *Error in its chain,
 // DeadlineExceeded or Canceled for the errors of package context, Unknown for
-// any other error and zero for nil.
+// any other error, one with an invalid code included, and zero for nil alone.
 func CodeOf(err error) Code {
 	if err == nil {
 		return 0
 	}
 	if e, ok := errors.AsType[*Error](err); ok {
-		return e.Code
+		return e.Code.orUnknown()
 	}
 	if c, ok := errors.AsType[Code](err); ok {
-		return c
+		return c.orUnknown()
 	}
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):

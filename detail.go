@@ -34,34 +34,36 @@ func NewDetail(value any) (Detail, error) {
 // DetailOf returns the first detail of err that has type T; false when there
 // is none or it does not decode.
 func DetailOf[T any](err error) (T, bool) {
-	var value T
+	var zero T
 	e, ok := errors.AsType[*Error](err)
 	if !ok {
-		return value, false
+		return zero, false
 	}
-	name := detailType(value)
+	name := detailType(zero)
 	for _, d := range e.Details {
 		if d.Type != name {
 			continue
 		}
+		var value T // a fresh one: what does not decode may leave something behind
 		if json.Unmarshal(d.Value, &value) == nil {
 			return value, true
 		}
 	}
-	var zero T
 	return zero, false
 }
 
+// detailType names the type of value, which may be a nil pointer: a T and a *T
+// have the same name, whichever of them has the method RPCDetail.
 func detailType(value any) string {
-	if n, ok := value.(DetailNamer); ok {
-		return n.RPCDetail()
-	}
 	t := reflect.TypeOf(value)
 	if t == nil {
 		return "null"
 	}
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
+	}
+	if n, ok := reflect.New(t).Interface().(DetailNamer); ok {
+		return n.RPCDetail()
 	}
 	return t.String()
 }

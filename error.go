@@ -138,5 +138,9 @@ func (e *Error) UnmarshalJSON(data []byte) error {
 }
 
 func ceilMillis(d time.Duration) int64 {
-	return int64((max(d, 0) + time.Millisecond - 1) / time.Millisecond)
+	whole := max(d, 0) / time.Millisecond
+	if d > whole*time.Millisecond {
+		whole++
+	}
+	return int64(whole)
 }

@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/fxamacker/cbor/v2"
+	"github.com/nats-io/nats.go"
 
 	"rpc.do"
 )
@@ -103,7 +104,11 @@ func EncodeResult(c Codec, call *rpc.Call, result any, limit int64) ([]byte, *rp
 	if err != nil {
 		return nil, rpc.Internal.Errorf("%s: the result can't be encoded as %s", call.Name(), c.ContentType())
 	}
-	if size := int64(len(payload)); size > limit {
+	size := int64(len(payload))
+	if _, json := c.(JSON); !json { // the answer names its codec
+		size += headerSize(nats.Header{HeaderContentType: {c.ContentType()}})
+	}
+	if size > limit {
 		return nil, tooLarge("result", call, size, limit)
 	}
 	return payload, nil
@@ -129,16 +134,12 @@ func invalidParams(err error, params reflect.Type) *rpc.Error {
 		return e
 	}
 	if te, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		expected, got := typeName(te.Type), te.Value
-		where := "params"
-		if te.Field != "" {
-			where += "." + te.Field
-		}
-		return rpc.InvalidArgument.Errorf("%s: want %s, got %s", where, expected, got).
-			WithDetail(rpc.FieldViolation{Field: te.Field, Expected: expected, Got: got})
+		return wrongType(te.Field, typeName(te.Type), te.Value)
 	}
 	if te, ok := errors.AsType[*cbor.UnmarshalTypeError](err); ok {
-		return rpc.InvalidArgument.Errorf("params: %s: want %s, got CBOR %s", te.StructFieldName, te.GoType, te.CBORType)
+		// The library names the field of the outermost struct, after its Go type.
+		field := strings.TrimPrefix(te.StructFieldName, params.String()+".")
+		return wrongType(field, te.GoType, "CBOR "+te.CBORType)
 	}
 	if se, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return rpc.InvalidArgument.Errorf("params: malformed JSON at byte %d: %s", se.Offset, se.Error())
@@ -147,6 +148,18 @@ func invalidParams(err error, params reflect.Type) *rpc.Error {
 		return rpc.InvalidArgument.Errorf("params: malformed: they end too early")
 	}
 	return rpc.InvalidArgument.Errorf("params: can't be read as %s: %s", typeName(params), bounded(err.Error()))
+}
+
+// wrongType is the error for a field that holds something else than expected.
+// What it holds may be a number of any length.
+func wrongType(field, expected, got string) *rpc.Error {
+	where := "params"
+	if field != "" {
+		where += "." + field
+	}
+	got = bounded(got)
+	return rpc.InvalidArgument.Errorf("%s: want %s, got %s", where, expected, got).
+		WithDetail(rpc.FieldViolation{Field: field, Expected: expected, Got: got})
 }
 
 // typeName says what a Go type looks like in a payload.
@@ -174,8 +187,9 @@ func typeName(t reflect.Type) string {
 }
 
 func bounded(text string) string {
-	if len(text) > 200 {
-		return text[:200] + "…"
+	const limit = 200
+	if len(text) <= limit {
+		return text
 	}
-	return text
+	return strings.ToValidUTF8(text[:limit], "") + "…"
 }

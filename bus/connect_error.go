@@ -19,7 +19,7 @@ func connectError(ctx context.Context, cfg *Config, err error) error {
 	case ctx.Err() != nil:
 		return fmt.Errorf("bus: connecting to %s: %w", where, context.Cause(ctx))
 	case isAuthError(err) && cfg.hasCredentials():
-		return fmt.Errorf("bus: %s refused the credentials: check %s: %w", where, cfg.credentialFields(), err)
+		return fmt.Errorf("bus: the credentials for %s are no good: check %s: %w", where, cfg.credentialFields(), err)
 	case isAuthError(err):
 		return fmt.Errorf("bus: %s wants credentials and the config has none: "+
 			"set CredentialsFile, NKeySeedFile, User and Password, or Token: %w", where, err)

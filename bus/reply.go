@@ -45,7 +45,7 @@ func (in Inbox) ReplySubject(n uint64, timeout time.Duration, sent time.Time) st
 	buf = append(buf, in...)
 	buf = strconv.AppendUint(buf, n, 36)
 	buf = append(buf, ".t"...)
-	buf = strconv.AppendInt(buf, timeout.Milliseconds(), 10)
+	buf = strconv.AppendInt(buf, max(timeout, 0).Milliseconds(), 10)
 	buf = append(buf, '-')
 	buf = strconv.AppendInt(buf, sent.UnixMilli(), 36)
 	return string(buf)
@@ -65,6 +65,10 @@ func (in Inbox) CallNumber(subject string) (uint64, bool) {
 	return n, err == nil
 }
 
+// maxInboxToken has room for the longest name, a dash and a nuid, and keeps an
+// identity within what ValidateID allows.
+const maxInboxToken = 128
+
 // replyInfo is what a reply subject says of its call.
 type replyInfo struct {
 	identity string
@@ -82,7 +86,14 @@ func parseReply(reply, prefix string) (replyInfo, bool) {
 		return replyInfo{}, false
 	}
 	number, last, ok := strings.Cut(rest, ".")
-	if !ok || inbox == "" || number == "" || len(last) < 4 || last[0] != 't' {
+	if !ok || len(last) < 4 || last[0] != 't' {
+		return replyInfo{}, false
+	}
+	dash := strings.LastIndexByte(inbox, '-')
+	if dash <= 0 || len(inbox) > maxInboxToken || strings.ContainsFunc(inbox, notNameRune) {
+		return replyInfo{}, false
+	}
+	if _, err := strconv.ParseUint(number, 36, 64); err != nil {
 		return replyInfo{}, false
 	}
 	millis, sent, ok := strings.Cut(last[1:], "-")
@@ -97,13 +108,9 @@ func parseReply(reply, prefix string) (replyInfo, bool) {
 	if err != nil {
 		return replyInfo{}, false
 	}
-	caller := inbox
-	if i := strings.LastIndexByte(inbox, '-'); i >= 0 {
-		caller = inbox[:i]
-	}
 	return replyInfo{
 		identity: reply[len(prefix)+1 : len(reply)-len(last)-1],
-		caller:   caller,
+		caller:   inbox[:dash],
 		timeout:  clampTimeout(timeout),
 		sent:     time.UnixMilli(int64(at)),
 	}, true
@@ -111,6 +118,13 @@ func parseReply(reply, prefix string) (replyInfo, bool) {
 
 func clampTimeout(millis uint64) time.Duration {
 	return time.Duration(min(millis, uint64(MaxTimeout/time.Millisecond))) * time.Millisecond
+}
+
+// AllowedReply reports whether a service with these prefixes may answer to
+// reply: it lies below one of them and names one place.
+func AllowedReply(reply string, prefixes []string) bool {
+	_, ok := underPrefix(reply, prefixes)
+	return ok
 }
 
 // underPrefix reports whether a reply subject is one that a service may answer

@@ -109,11 +109,15 @@ func (req *Request) readHeader(h nats.Header) error {
 }
 
 // ValidateID checks the identity that a caller gives a call: 1 to 256 bytes of
-// printable text without semicolons.
+// printable text without semicolons and without a space at either end, which
+// a header would not keep.
 func ValidateID(id string) error {
 	odd := func(r rune) bool { return r == ';' || !unicode.IsPrint(r) }
 	if id == "" || len(id) > 256 || !utf8.ValidString(id) || strings.ContainsFunc(id, odd) {
 		return rpc.InvalidArgument.Errorf("call id %.80q: want 1 to 256 bytes of printable text without semicolons", id)
+	}
+	if id[0] == ' ' || id[len(id)-1] == ' ' {
+		return rpc.InvalidArgument.Errorf("call id %.80q: it begins or ends with a space", id)
 	}
 	return nil
 }

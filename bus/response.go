@@ -18,6 +18,11 @@ const maxErrorText = 512
 // ADR-32, the code's name, and the error as JSON in the body. What does not fit
 // into limit bytes is left out, details first.
 func EncodeError(reply string, err *rpc.Error, limit int64) *nats.Msg {
+	if code := rpc.CodeOf(err); code != err.Code { // no code at all would read as "ok"
+		coded := *err
+		coded.Code = code
+		err = &coded
+	}
 	msg := nats.NewMsg(reply)
 	msg.Header.Set(HeaderErrorCode, strconv.Itoa(err.Code.HTTPStatus()))
 	msg.Header.Set(HeaderError, headerText(err.Message))

@@ -1,6 +1,8 @@
 package bus
 
 import (
+	"net/textproto"
+
 	"github.com/nats-io/nats.go"
 
 	"rpc.do"
@@ -27,7 +29,8 @@ func headerSize(h nats.Header) int64 {
 	size := len("NATS/1.0\r\n") + len("\r\n")
 	for name, values := range h {
 		for _, v := range values {
-			size += len(name) + len(": ") + len(v) + len("\r\n")
+			// nats.go trims values when it writes them.
+			size += len(name) + len(": ") + len(textproto.TrimString(v)) + len("\r\n")
 		}
 	}
 	return int64(size)

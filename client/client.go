@@ -16,6 +16,7 @@ type Client struct {
 	chain  rpc.UnaryFunc
 
 	pending pending
+	outbox  outbox
 	budgets sync.Map // service name -> *budget
 	stop    []func()
 	closing sync.Once
@@ -27,6 +28,7 @@ func New(b *bus.Bus, cfg Config) *Client {
 	c := &Client{bus: b, config: cfg.withDefaults()}
 	c.chain = rpc.Chain(c.call, c.config.Interceptors...)
 	c.pending.init(b, c.config.MaxPending)
+	c.outbox.conn, c.outbox.failed = b.Conn(), c.pending.notSent
 	c.stop = append(c.stop, b.OnDisconnect(c.pending.lost), b.OnClose(c.Close))
 	return c
 }
@@ -36,6 +38,7 @@ func New(b *bus.Bus, cfg Config) *Client {
 func (c *Client) Close() {
 	c.closing.Do(func() {
 		c.pending.close()
+		c.outbox.wait()
 		for _, stop := range c.stop {
 			stop()
 		}

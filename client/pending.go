@@ -37,6 +37,9 @@ type shard struct {
 // lostAnswer stands for the answer that a broken connection took away.
 var lostAnswer = new(nats.Msg)
 
+// unsentAnswer stands for the answer to a request that did not go out.
+var unsentAnswer = new(nats.Msg)
+
 var errClosed = errors.New("the client is closed")
 
 func (p *pending) init(b *bus.Bus, limit int) {
@@ -111,6 +114,21 @@ func (p *pending) lost() {
 			w.answers <- answer{n, lostAnswer}
 		}
 		s.mu.Unlock()
+	}
+}
+
+// notSent tells the call that sent msg that it did not go out.
+func (p *pending) notSent(msg *nats.Msg) {
+	n, ok := p.inbox.CallNumber(msg.Reply)
+	if !ok {
+		return
+	}
+	s := &p.shards[n%uint64(len(p.shards))]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if w := s.waiters[n]; w != nil {
+		delete(s.waiters, n)
+		w.answers <- answer{n, unsentAnswer}
 	}
 }
 

@@ -221,6 +221,9 @@ func (t *transmission) outcome(msg *nats.Msg) (err error, decided bool) {
 	case msg == lostAnswer:
 		t.last = rpc.Unavailable.Errorf("%s: the connection to the bus was lost before the answer came; the call may have run", t.call.Name())
 		return t.last, !t.call.Idempotent
+	case msg == unsentAnswer:
+		t.last = rpc.Unavailable.Errorf("%s: not sent: the connection failed", t.call.Name()).NotExecuted()
+		return t.last, false
 	case bus.NoResponders(msg):
 		t.last = rpc.Unavailable.Errorf("%s: nobody listens on %s: is the service %q running? `rpcdo services ls` shows what is",
 			t.call.Name(), bus.CallSubject(t.call.Service, t.call.Method), t.call.Service).NotExecuted()
@@ -307,6 +310,10 @@ func (c *Client) publish(msg *nats.Msg) *rpc.Error {
 	}
 	if !c.bus.Connected() {
 		return rpc.Unavailable.Errorf("%s: not sent: the bus is not connected", msg.Subject).NotExecuted()
+	}
+	if msg.Reply != "" && c.pending.count.Load() >= crowd {
+		c.outbox.put(msg)
+		return nil
 	}
 	switch err := c.bus.Conn().PublishMsg(msg); {
 	case err == nil:

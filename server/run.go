@@ -36,8 +36,8 @@ func (s *Service) Run(ctx context.Context) error {
 // subscriptions of a running service.
 type subscriptions struct {
 	calls     *nats.Subscription
-	intake    *intake
-	control   []*nats.Subscription // cancel and discovery
+	cancel    *nats.Subscription
+	discovery []*nats.Subscription
 	stopLocal func()
 }
 
@@ -45,11 +45,12 @@ func (s *Service) start() (*subscriptions, error) {
 	if err := s.enter(registering, serving); err != nil {
 		return nil, err
 	}
-	subs := &subscriptions{intake: &intake{svc: s, msgs: make(chan *nats.Msg, intakeBuffer)}}
-	subs.intake.start()
+	s.intake.msgs = make(chan *nats.Msg, intakeBuffer)
+	s.intake.start()
+	subs := new(subscriptions)
 	if err := s.subscribe(subs); err != nil {
 		subs.unsubscribe()
-		close(subs.intake.msgs)
+		close(s.intake.msgs)
 		s.workers.Wait()
 		return nil, err
 	}
@@ -72,20 +73,20 @@ func (s *Service) enter(from, to state) error {
 func (s *Service) subscribe(subs *subscriptions) error {
 	conn := s.bus.Conn()
 	var err error
-	if subs.calls, err = conn.ChanQueueSubscribe(bus.ServiceSubject(s.name), bus.CallQueue, subs.intake.msgs); err != nil {
+	if subs.calls, err = conn.ChanQueueSubscribe(bus.ServiceSubject(s.name), bus.CallQueue, s.intake.msgs); err != nil {
 		return err
 	}
-	control := func(subject string, handle nats.MsgHandler) error {
+	if subs.cancel, err = conn.Subscribe(bus.CancelSubject(s.name), s.onCancel); err != nil {
+		return err
+	}
+	err = s.subscribeDiscovery(func(subject string, handle nats.MsgHandler) error {
 		sub, err := conn.Subscribe(subject, handle)
 		if err == nil {
-			subs.control = append(subs.control, sub)
+			subs.discovery = append(subs.discovery, sub)
 		}
 		return err
-	}
-	if err := control(bus.CancelSubject(s.name), s.onCancel); err != nil {
-		return err
-	}
-	if err := s.subscribeDiscovery(control); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	return conn.FlushTimeout(10 * time.Second)
@@ -95,9 +96,18 @@ func (subs *subscriptions) unsubscribe() {
 	if subs.calls != nil {
 		_ = subs.calls.Unsubscribe() // fails only when the connection is gone, and the subscription with it
 	}
-	for _, sub := range subs.control {
-		_ = sub.Unsubscribe()
+	if subs.cancel != nil {
+		_ = subs.cancel.Unsubscribe()
 	}
+	subs.hide()
+}
+
+// hide ends discovery.
+func (subs *subscriptions) hide() {
+	for _, sub := range subs.discovery {
+		_ = sub.Unsubscribe() // see unsubscribe
+	}
+	subs.discovery = nil
 }
 
 func (s *Service) shutdown(subs *subscriptions) error {
@@ -108,8 +118,9 @@ func (s *Service) shutdown(subs *subscriptions) error {
 	s.state = draining
 	s.lifecycle.Unlock()
 
+	subs.hide() // first, so that nobody is pointed to what goes away
 	stopIntake(subs.calls, deadline)
-	close(subs.intake.msgs) // the readers end when they have served what is in it
+	close(s.intake.msgs) // the readers end when they have served what is in it
 
 	finished := make(chan struct{})
 	go func() {

@@ -1,0 +1,83 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"rpc.do/bus"
+	"rpc.do/cmd/rpcdo/internal/demo"
+)
+
+// ready is the banner for programs.
+type ready struct {
+	Ready    string   `json:"ready"` // the bus's URL
+	Store    string   `json:"store,omitempty"`
+	Sync     string   `json:"sync,omitempty"`
+	Services []string `json:"services,omitempty"`
+}
+
+// readyLine is what bus and serve print when they are ready.
+func (a *app) readyLine(r ready) error {
+	if a.json {
+		return a.printJSON(r)
+	}
+	_, err := fmt.Fprintln(a.env.Out, strings.Join(append([]string{"ready", r.Ready}, r.Services...), " "))
+	return err
+}
+
+// banner says what rpcdo dev runs where, and what to try.
+func (a *app) banner(url, store string, withDemo bool) string {
+	if a.json {
+		r := ready{Ready: url, Store: store, Sync: "interval"}
+		if withDemo {
+			r.Services = []string{"greeter", "math"}
+		}
+		text, err := json.Marshal(r)
+		if err != nil {
+			panic(err) // text only
+		}
+		return string(text) + "\n"
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "rpcdo dev: ready %s\n\n", url)
+	row := func(what, where string) { fmt.Fprintf(&b, "  %-9s %s\n", what, where) }
+	row("bus", url+"  (this machine only, JetStream on)")
+	row("store", store)
+	row("", "sync: interval: a crash loses nothing, a power failure up to two minutes")
+	if withDemo {
+		row("services", "greeter "+demo.Version+"  hello")
+		row("", "math "+demo.Version+"     add, divide")
+	}
+	b.WriteString("\nTry in another terminal:\n")
+	for _, line := range a.tryLines(url, withDemo) {
+		fmt.Fprintf(&b, "  %s\n", line)
+	}
+	b.WriteString("\nCtrl-C stops.\n")
+	return b.String()
+}
+
+// tryLines returns commands that work when pasted into a shell.
+func (a *app) tryLines(url string, withDemo bool) []string {
+	where := ""
+	env := a.env.Getenv("NATS_URL")
+	if env == "" && url != bus.DefaultURL || env != "" && env != url {
+		where = " --server " + url
+	}
+	lines := []string{
+		`call math.add '{"a":1,"b":2}'` + where,
+		`call greeter.hello '{"name":"Ada"}'` + where,
+		`services ls` + where,
+	}
+	if !withDemo {
+		lines = []string{
+			`services ls` + where,
+			`serve` + where,
+			`bench call --duration 2s --server ` + url,
+		}
+	}
+	for i := range lines {
+		lines[i] = a.env.Program + " " + lines[i]
+	}
+	return lines
+}

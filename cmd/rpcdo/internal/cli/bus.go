@@ -1,0 +1,219 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"rpc.do/bus/natsd"
+)
+
+type busFlags struct {
+	logging
+	host          string
+	port          int
+	store         string
+	sync          string
+	maxPayload    int32
+	name          string
+	allowInsecure bool
+
+	user      string
+	password  string
+	authToken string
+
+	cluster         string
+	clusterHost     string
+	clusterPort     int
+	clusterUser     string
+	clusterPassword string
+	routes          []string
+}
+
+func (a *app) bus() *cobra.Command {
+	f := &busFlags{}
+	cmd := &cobra.Command{
+		Use:   "bus [flags]",
+		Short: "Run a bus alone, or one member of a cluster",
+		Long: `Runs a NATS server with JetStream as a process of its own. When it takes
+connections and JetStream is ready, one line is printed: "ready" and its URL. On
+Ctrl-C or SIGTERM it closes its connections, writes out its store and ends.
+
+With --sync always, the default, stored data are on disk before they are
+acknowledged. With --sync interval they are there within two minutes: faster,
+and safe where other members of a cluster have them too.
+
+A member of a cluster needs --name, --cluster-name and --routes, which lists all
+members, itself included. It is ready when a majority has met.
+
+A host that other machines can reach needs credentials for clients (--user and
+--password, or --auth-token) and, in a cluster, for members (--cluster-user and
+--cluster-password), unless --allow-insecure says that the network is trusted.
+Passwords can come from the environment, where other users can't see them:
+RPCDO_PASSWORD, RPCDO_AUTH_TOKEN and RPCDO_CLUSTER_PASSWORD.`,
+		Example: `  rpcdo bus
+  rpcdo bus --port 14222 --store /var/lib/rpcdo --sync interval
+  RPCDO_PASSWORD=secret rpcdo bus --host 0.0.0.0 --user app
+  rpcdo bus --name bus-1 --port 4301 --cluster-name dev --cluster-port 6301 \
+    --routes 127.0.0.1:6301,127.0.0.1:6302,127.0.0.1:6303`,
+		GroupID: groupRun,
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.runBus(cmd.Context(), f) },
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&f.host, "host", natsd.DefaultHost, "address that clients connect to")
+	flags.IntVar(&f.port, "port", natsd.DefaultPort, "port that clients connect to; 0 for a free one")
+	flags.StringVar(&f.store, "store", "", "directory that keeps what is stored (default .rpcdo/bus, .rpcdo/NAME with --name)")
+	flags.StringVar(&f.sync, "sync", "always", "when stored data are on disk: always (before the acknowledgement) or interval")
+	flags.Int32Var(&f.maxPayload, "max-payload", natsd.DefaultMaxPayload, "size in bytes of the largest message")
+	flags.StringVar(&f.name, "name", "", "name of the server; in a cluster it stays the same across restarts")
+	flags.BoolVar(&f.allowInsecure, "allow-insecure", false, "allow other machines to connect without credentials")
+	flags.StringVar(&f.user, "user", "", "user that clients connect as")
+	flags.StringVar(&f.password, "password", "", "password of --user, plain or as a bcrypt hash (RPCDO_PASSWORD)")
+	flags.StringVar(&f.authToken, "auth-token", "", "token that clients show in place of a user (RPCDO_AUTH_TOKEN)")
+	flags.StringVar(&f.cluster, "cluster-name", "", "name of the cluster to be a member of")
+	flags.StringVar(&f.clusterHost, "cluster-host", "", "address that members connect to (default --host)")
+	flags.IntVar(&f.clusterPort, "cluster-port", natsd.DefaultClusterPort, "port that members connect to")
+	flags.StringSliceVar(&f.routes, "routes", nil, "all members of the cluster: host:port,host:port,…")
+	flags.StringVar(&f.clusterUser, "cluster-user", "", "user that members show each other")
+	flags.StringVar(&f.clusterPassword, "cluster-password", "", "password of --cluster-user (RPCDO_CLUSTER_PASSWORD)")
+	f.register(cmd)
+	complete(cmd, "sync", "always", "interval")
+	return cmd
+}
+
+func (a *app) runBus(ctx context.Context, f *busFlags) error {
+	cfg, err := f.config(a)
+	if err != nil {
+		return err
+	}
+	srv, err := natsd.Start(ctx, cfg)
+	if err != nil {
+		return interrupted(ctx, err)
+	}
+	defer srv.Shutdown()
+	fmt.Fprintf(a.env.Err, "rpcdo bus: listening on %s, store %s, sync %v\n", srv.Address(), cfg.StoreDir, cfg.Sync)
+	if cfg.Cluster != nil {
+		fmt.Fprintf(a.env.Err, "rpcdo bus: waiting for a majority of the cluster's %d members\n", len(cfg.Cluster.Routes))
+	}
+	if err := srv.WaitReady(ctx); err != nil {
+		return interrupted(ctx, err)
+	}
+	if err := a.readyLine(ready{Ready: srv.URL()}); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// config turns the flags into the server's config, or says which are wrong.
+func (f *busFlags) config(a *app) (natsd.Config, error) {
+	none := natsd.Config{}
+	log, err := f.logger(a)
+	if err != nil {
+		return none, err
+	}
+	f.fromEnvironment(a)
+	sync, err := natsd.ParseSync(f.sync)
+	if err != nil || sync == natsd.SyncDefault {
+		return none, usagef("--sync %q: want always or interval", f.sync)
+	}
+	port, err := portFlag("--port", f.port)
+	if err != nil {
+		return none, err
+	}
+	cfg := natsd.Config{
+		Host: f.host, Port: port, Sync: sync, MaxPayload: f.maxPayload, ServerName: f.name,
+		AllowInsecure: f.allowInsecure, Token: f.authToken, Logger: log,
+	}
+	if err := f.checkClients(); err != nil {
+		return none, err
+	}
+	if f.user != "" {
+		cfg.Users = []natsd.User{{Name: f.user, Password: f.password}}
+	}
+	if cfg.Cluster, err = f.clusterConfig(); err != nil {
+		return none, err
+	}
+	name := "bus"
+	if f.name != "" {
+		if strings.ContainsAny(f.name, `/\ `) || strings.Trim(f.name, ".") == "" {
+			return none, usagef("--name %q: want a name without slashes and spaces", f.name)
+		}
+		name = f.name
+	}
+	// Last: it may make a directory.
+	cfg.StoreDir, err = storeDir(f.store, name)
+	return cfg, err
+}
+
+func (f *busFlags) fromEnvironment(a *app) {
+	for _, v := range []struct {
+		value *string
+		name  string
+	}{
+		{&f.password, "RPCDO_PASSWORD"},
+		{&f.authToken, "RPCDO_AUTH_TOKEN"},
+		{&f.clusterPassword, "RPCDO_CLUSTER_PASSWORD"},
+	} {
+		if *v.value == "" {
+			*v.value = a.env.Getenv(v.name)
+		}
+	}
+}
+
+func (f *busFlags) checkClients() error {
+	switch {
+	case (f.user == "") != (f.password == ""):
+		return usagef("--user and --password (or RPCDO_PASSWORD) go together")
+	case f.user != "" && f.authToken != "":
+		return usagef("--user and --auth-token are both set: give one of them")
+	case f.maxPayload < 1:
+		return usagef("--max-payload %d: want at least 1 byte", f.maxPayload)
+	case f.user == "" && f.authToken == "" && !f.allowInsecure && !thisMachine(f.host):
+		return usagef("--host %s can be reached by other machines and anybody could connect: "+
+			"give --user and --password, or --auth-token, or --allow-insecure", f.host)
+	}
+	return nil
+}
+
+func (f *busFlags) clusterConfig() (*natsd.Cluster, error) {
+	if f.cluster == "" {
+		if len(f.routes) > 0 || f.clusterHost != "" || f.clusterUser != "" {
+			return nil, usagef("a member of a cluster needs --cluster-name")
+		}
+		return nil, nil
+	}
+	host := f.clusterHost
+	if host == "" {
+		host = f.host
+	}
+	switch {
+	case f.name == "":
+		return nil, usagef("a member of a cluster needs --name, which stays the same across restarts")
+	case len(f.routes) == 0:
+		return nil, usagef("a member of a cluster needs --routes with the host:port of every member, itself included")
+	case (f.clusterUser == "") != (f.clusterPassword == ""):
+		return nil, usagef("--cluster-user and --cluster-password (or RPCDO_CLUSTER_PASSWORD) go together")
+	case f.clusterPort < 1 || f.clusterPort > 65535:
+		return nil, usagef("--cluster-port %d: want 1 to 65535", f.clusterPort)
+	case f.clusterUser == "" && !f.allowInsecure && !thisMachine(host):
+		return nil, usagef("the cluster's address %s can be reached by other machines and anybody could join: "+
+			"give --cluster-user and --cluster-password, or --allow-insecure", host)
+	}
+	return &natsd.Cluster{
+		Name: f.cluster, Host: host, Port: f.clusterPort, Routes: f.routes,
+		User: f.clusterUser, Password: f.clusterPassword,
+	}, nil
+}
+
+// thisMachine reports whether only this machine can reach host.
+func thisMachine(host string) bool {
+	if ip := net.ParseIP(strings.Trim(host, "[]")); ip != nil {
+		return ip.IsLoopback()
+	}
+	return strings.EqualFold(host, "localhost")
+}

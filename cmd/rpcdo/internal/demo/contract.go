@@ -1,0 +1,44 @@
+// Package demo has the services that rpcdo dev and rpcdo serve run, so that
+// there is something to call: math and greeter. They keep no state.
+package demo
+
+import "rpc.do"
+
+// Version is the version of both services.
+const Version = "1.0.0"
+
+// The methods.
+var (
+	Add = rpc.NewMethod[Numbers, Sum]("math.add", rpc.Idempotent(),
+		rpc.Description("Adds two numbers."))
+	Divide = rpc.NewMethod[Numbers, Quotient]("math.divide", rpc.Idempotent(),
+		rpc.Description("Divides a by b; b must not be 0."))
+	Hello = rpc.NewMethod[Person, Greeting]("greeter.hello", rpc.Idempotent(),
+		rpc.Description("Greets somebody by name."))
+)
+
+// Numbers are the params of the methods of math.
+type Numbers struct {
+	A float64 `json:"a"`
+	B float64 `json:"b"`
+}
+
+// Sum is the result of Add.
+type Sum struct {
+	Sum float64 `json:"sum"`
+}
+
+// Quotient is the result of Divide.
+type Quotient struct {
+	Quotient float64 `json:"quotient"`
+}
+
+// Person is the params of Hello.
+type Person struct {
+	Name string `json:"name"`
+}
+
+// Greeting is the result of Hello.
+type Greeting struct {
+	Message string `json:"message"`
+}

@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"errors"
-	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -11,44 +10,6 @@ import (
 	"rpc.do"
 	"rpc.do/bus"
 )
-
-// intakeBuffer is how many messages may lie between the connection and the
-// readers. There is always a reader that takes them out within microseconds;
-// the buffer only has to hold what arrives in one burst.
-const intakeBuffer = 64 << 10
-
-// spareReaders is how many readers stay to wait for messages.
-const spareReaders = 2
-
-// intake reads the service's subscription. Readers take turns: one that has
-// taken a message serves it itself, which saves a hand-over between goroutines,
-// and one that takes the last waiting place puts another in it first. So a slow
-// handler never keeps the next message waiting.
-type intake struct {
-	svc  *Service
-	msgs chan *nats.Msg
-	idle atomic.Int32
-}
-
-func (in *intake) start() { in.svc.workers.Go(in.read) }
-
-func (in *intake) read() {
-	for {
-		in.idle.Add(1)
-		msg, open := <-in.msgs
-		last := in.idle.Add(-1) == 0
-		if !open {
-			return
-		}
-		if last {
-			in.start()
-		}
-		in.svc.serve(msg)
-		if in.idle.Load() >= spareReaders {
-			return
-		}
-	}
-}
 
 // serve admits one message and runs its call, or leaves it to whoever frees a
 // place.

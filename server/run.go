@@ -45,12 +45,11 @@ func (s *Service) start() (*subscriptions, error) {
 	if err := s.enter(registering, serving); err != nil {
 		return nil, err
 	}
-	s.intake.msgs = make(chan *nats.Msg, intakeBuffer)
-	s.intake.start()
+	s.intake.open()
 	subs := new(subscriptions)
 	if err := s.subscribe(subs); err != nil {
 		subs.unsubscribe()
-		close(s.intake.msgs)
+		s.intake.close()
 		s.workers.Wait()
 		return nil, err
 	}
@@ -120,7 +119,7 @@ func (s *Service) shutdown(subs *subscriptions) error {
 
 	subs.hide() // first, so that nobody is pointed to what goes away
 	stopIntake(subs.calls, deadline)
-	close(s.intake.msgs) // the readers end when they have served what is in it
+	s.intake.close()
 
 	finished := make(chan struct{})
 	go func() {

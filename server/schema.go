@@ -50,7 +50,7 @@ func schemaOf(t reflect.Type) (s *jsonschema.Schema) {
 	if err != nil || s == nil {
 		return new(jsonschema.Schema)
 	}
-	openObjects(s)
+	loosen(s)
 	return s
 }
 
@@ -77,7 +77,7 @@ func (g *schemaGuide) visit(t reflect.Type) bool {
 	}
 	if t.Name() != "" {
 		if g.open[t] {
-			g.known[t] = new(jsonschema.Schema)
+			g.known[t] = unknown()
 			return t.Kind() != reflect.Pointer // the library follows pointers without end
 		}
 		g.open[t] = true
@@ -107,7 +107,7 @@ func (g *schemaGuide) visitFields(t reflect.Type) bool {
 			continue
 		}
 		if oddField(f, name, options) {
-			g.known[t] = new(jsonschema.Schema)
+			g.known[t] = unknown()
 			return true
 		}
 		if !g.visit(f.Type) {
@@ -145,7 +145,7 @@ func fixedSchema(t reflect.Type) *jsonschema.Schema {
 	case t.Kind() == reflect.Interface || t.Kind() == reflect.Pointer:
 		return nil // a pointer has the schema of what it points to
 	case implements[json.Marshaler](t) || implements[json.Unmarshaler](t):
-		return new(jsonschema.Schema)
+		return unknown()
 	case implements[encoding.TextMarshaler](t) || implements[encoding.TextUnmarshaler](t):
 		return &jsonschema.Schema{Type: "string"}
 	case t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Uint8 &&
@@ -161,17 +161,27 @@ func implements[I any](t reflect.Type) bool {
 	return t.Implements(i) || reflect.PointerTo(t).Implements(i)
 }
 
-// openObjects takes "no other properties" out of a schema.
-func openObjects(s *jsonschema.Schema) {
+// unknown returns a schema that allows anything, spelt out: an empty one would,
+// behind a pointer, come to allow null alone. See loosen.
+func unknown() *jsonschema.Schema {
+	return &jsonschema.Schema{Types: []string{"null", "boolean", "number", "string", "array", "object"}}
+}
+
+// loosen empties the schemas made by unknown and takes "no other properties"
+// out of all others.
+func loosen(s *jsonschema.Schema) {
 	if s == nil {
 		return
+	}
+	if len(s.Types) == len(unknown().Types) {
+		s.Types = nil
 	}
 	if s.AdditionalProperties != nil && s.AdditionalProperties.Not != nil { // "false"
 		s.AdditionalProperties = nil
 	}
 	for _, p := range s.Properties {
-		openObjects(p)
+		loosen(p)
 	}
-	openObjects(s.Items)
-	openObjects(s.AdditionalProperties)
+	loosen(s.Items)
+	loosen(s.AdditionalProperties)
 }

@@ -102,7 +102,7 @@ func (a *app) report(cmd *cobra.Command, err error) int {
 }
 
 // oneLine makes a message one line, without the name of the package that it
-// comes from.
+// comes from and without what could do something to a terminal.
 func oneLine(text string) string {
 	for _, prefix := range []string{"bus: ", "natsd: "} {
 		text = strings.TrimPrefix(text, prefix)
@@ -110,5 +110,5 @@ func oneLine(text string) string {
 	if strings.ContainsAny(text, "\r\n") {
 		text = strings.Join(strings.Fields(text), " ")
 	}
-	return text
+	return plain(text)
 }

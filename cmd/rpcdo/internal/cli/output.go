@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"strings"
+	"text/tabwriter"
+	"unicode"
 )
 
 // printJSON prints v as JSON with a line end: indented when a person looks at
@@ -22,12 +25,53 @@ func (a *app) printJSON(v any) error {
 	return err
 }
 
+// printTable prints what write writes, with tabs between columns.
+func (a *app) printTable(write func(*tabwriter.Writer)) error {
+	var b bytes.Buffer
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	write(w)
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for line := range strings.Lines(b.String()) {
+		if _, err := fmt.Fprintln(a.env.Out, strings.TrimRight(line, " \n")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // compactJSON returns data without spaces between its tokens, or as it is when
 // it is not JSON.
 func compactJSON(data []byte) string {
 	var b bytes.Buffer
 	if json.Compact(&b, data) != nil {
-		return string(data)
+		return plain(string(data))
 	}
 	return b.String()
+}
+
+// plain takes out of a text that came from elsewhere what could do something to
+// a terminal or a table.
+func plain(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, text)
+}
+
+// micros writes a time in microseconds for people.
+func micros(us float64) string {
+	switch {
+	case us < 100:
+		return fmt.Sprintf("%.1f µs", us)
+	case us < 10_000:
+		return fmt.Sprintf("%.0f µs", us)
+	case us < 10_000_000:
+		return fmt.Sprintf("%.0f ms", us/1e3)
+	default:
+		return fmt.Sprintf("%.0f s", us/1e6)
+	}
 }

@@ -77,7 +77,7 @@ the work is done, 1 when it failed, 2 when the command line is wrong.`,
 		&cobra.Group{ID: groupRun, Title: "Run things:"},
 		&cobra.Group{ID: groupCall, Title: "Use and look at what runs:"},
 	)
-	root.AddCommand(a.dev(), a.bus(), a.serve(), a.call(), a.version())
+	root.AddCommand(a.dev(), a.bus(), a.serve(), a.call(), a.services(), a.bench(), a.version())
 	a.finishCommands(root)
 	return root
 }

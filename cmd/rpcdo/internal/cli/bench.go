@@ -1,0 +1,188 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"rpc.do"
+	"rpc.do/bus"
+	"rpc.do/bus/natsd"
+	"rpc.do/cmd/rpcdo/internal/bench"
+)
+
+// Bounds on what a benchmark may be asked for.
+const (
+	maxCallers  = 10_000
+	maxRounds   = 1_000
+	maxDuration = time.Hour
+	maxSize     = 64 << 20
+)
+
+func (a *app) bench() *cobra.Command {
+	return group(&cobra.Command{
+		Use:   "bench",
+		Short: "Measure latency and throughput",
+		Long: `Measures on this machine, in this process, how long calls take and how many are
+done in a second.`,
+		Example: "  rpcdo bench call --baseline",
+		GroupID: groupCall,
+	}, a.benchCall())
+}
+
+type benchFlags struct {
+	connection
+	concurrency []int
+	duration    time.Duration
+	rounds      int
+	size        int
+	baseline    bool
+	transports  []string
+}
+
+func (a *app) benchCall() *cobra.Command {
+	f := &benchFlags{}
+	cmd := &cobra.Command{
+		Use:   "call [flags]",
+		Short: "Measure calls, and plain nats.go requests to compare with",
+		Long: `Measures calls of a method that adds two numbers. The service runs in this
+process, under a name of its own, and is called over one of these transports:
+
+  tcp        service and caller have a connection each, over sockets
+  inprocess  the same, with a bus in this process and no sockets
+  shortcut   service and caller share a connection: the call needs no bus
+
+With --baseline, plain nats.go requests that do the same work are measured in
+rounds between ours, over the same kind of connection (for shortcut: inprocess),
+and the ratios are shown. All figures are medians over the rounds.
+
+It runs a bus of its own for the time. Since the load could be somebody else's
+trouble, another bus is used only when --server names it; NATS_URL is not read.
+NATS_CREDS is, for --server.`,
+		Example: `  rpcdo bench call
+  rpcdo bench call --baseline --concurrency 1,64 --transport tcp,inprocess
+  rpcdo bench call --baseline --size 65536 --json
+  rpcdo bench call --duration 30s --server nats://bus.example:4222`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.runBenchCall(cmd.Context(), f) },
+	}
+	flags := cmd.Flags()
+	flags.IntSliceVar(&f.concurrency, "concurrency", []int{64}, "callers at once; several separated by commas")
+	flags.DurationVar(&f.duration, "duration", 5*time.Second, "how long to measure each row (twice that with --baseline)")
+	flags.IntVar(&f.rounds, "rounds", 5, "how many rounds the duration is in")
+	flags.IntVar(&f.size, "size", 128, "size of a request in bytes; the reply is about as large")
+	flags.BoolVar(&f.baseline, "baseline", false, "measure plain nats.go requests too")
+	flags.StringSliceVar(&f.transports, "transport", []string{string(bench.TCP)}, "tcp, inprocess, shortcut; several separated by commas")
+	flags.StringVar(&f.server, "server", "", "measure over this bus (default: one of its own)")
+	flags.StringVar(&f.creds, "creds", "", "credentials file (NATS_CREDS)")
+	complete(cmd, "transport", "tcp", "inprocess", "shortcut")
+	return cmd
+}
+
+func (f *benchFlags) check() error {
+	if len(f.concurrency) == 0 || len(f.transports) == 0 {
+		return usagef("--concurrency and --transport: want at least one each")
+	}
+	for _, n := range f.concurrency {
+		if n < 1 || n > maxCallers {
+			return usagef("--concurrency %d: want 1 to %d", n, maxCallers)
+		}
+	}
+	for _, t := range f.transports {
+		if !slices.Contains(bench.Transports(), bench.Transport(t)) {
+			return usagef("--transport %q: want tcp, inprocess or shortcut", t)
+		}
+		if f.server != "" && t != string(bench.TCP) {
+			return usagef("--transport %s does not go with --server, whose bus is not in this process", t)
+		}
+	}
+	switch {
+	case f.rounds < 1 || f.rounds > maxRounds:
+		return usagef("--rounds %d: want 1 to %d", f.rounds, maxRounds)
+	case f.duration < time.Duration(f.rounds) || f.duration > maxDuration:
+		return usagef("--duration %v: want up to %v, such as 5s", f.duration, maxDuration)
+	case f.size < 1 || f.size > maxSize:
+		return usagef("--size %d: want 1 to %d", f.size, maxSize)
+	}
+	return nil
+}
+
+func (a *app) runBenchCall(ctx context.Context, f *benchFlags) error {
+	if err := f.check(); err != nil {
+		return err
+	}
+	var srv *natsd.Server
+	if f.server == "" {
+		var err error
+		if srv, err = natsd.Start(ctx, natsd.Config{Port: natsd.FreePort, NoJetStream: true}); err != nil {
+			return err
+		}
+		defer srv.Shutdown()
+	}
+	rows := []bench.Row{}
+	for _, t := range f.transports {
+		measured, err := bench.Call(ctx, bench.Config{
+			Transport:   bench.Transport(t),
+			Connect:     f.connector(a, srv, bench.Transport(t)),
+			Concurrency: f.concurrency, Duration: f.duration, Rounds: f.rounds, Size: f.size, Baseline: f.baseline,
+			Progress: a.benchProgress,
+		})
+		if err != nil {
+			return benchError(ctx, err)
+		}
+		rows = append(rows, measured...)
+	}
+	if a.json {
+		return a.printJSON(rows)
+	}
+	return a.printTable(func(w *tabwriter.Writer) { printRows(w, rows) })
+}
+
+// connector returns what makes the connections of a transport.
+func (f *benchFlags) connector(a *app, srv *natsd.Server, t bench.Transport) func(context.Context) (*bus.Bus, error) {
+	return func(ctx context.Context) (*bus.Bus, error) {
+		switch {
+		case srv == nil:
+			return f.open(ctx, a, nil, 0)
+		case t == bench.TCP:
+			return bus.Connect(ctx, bus.Config{URLs: []string{srv.URL()}, Name: "bench"})
+		default:
+			return bus.Connect(ctx, bus.Config{InProcess: srv, Name: "bench"})
+		}
+	}
+}
+
+func (a *app) benchProgress(name string, concurrency int) {
+	if a.env.ErrTerminal {
+		fmt.Fprintf(a.env.Err, "measuring %s, %d at once\n", name, concurrency)
+	}
+}
+
+func benchError(ctx context.Context, err error) error {
+	if ctx.Err() != nil && (errors.Is(err, ctx.Err()) || rpc.CodeOf(err) == rpc.Canceled) {
+		return failf(rpc.Canceled, "interrupted: nothing was measured to the end")
+	}
+	return err
+}
+
+// printRows writes a table whose columns are separated by tabs.
+func printRows(w *tabwriter.Writer, rows []bench.Row) {
+	baseline := len(rows) > 0 && rows[0].Baseline != nil
+	fmt.Fprint(w, "WORKLOAD\tAT ONCE\tCALLS/S\tP50\tP99")
+	if baseline {
+		fmt.Fprint(w, "\tRAW NATS.GO/S\tP50\tP99\tTHROUGHPUT\tLATENCY")
+	}
+	fmt.Fprintln(w)
+	for _, r := range rows {
+		fmt.Fprintf(w, "%s\t%d\t%.0f\t%s\t%s", r.Name, r.Concurrency, r.OpsPerS, micros(r.P50us), micros(r.P99us))
+		if b := r.Baseline; b != nil {
+			fmt.Fprintf(w, "\t%.0f\t%s\t%s\t%.2f×\t%.2f×", b.OpsPerS, micros(b.P50us), micros(b.P99us), r.ThroughputRatio, r.LatencyRatio)
+		}
+		fmt.Fprintln(w)
+	}
+}

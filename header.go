@@ -3,6 +3,7 @@ package rpc
 import (
 	"maps"
 	"strings"
+	"unicode/utf8"
 )
 
 // Header is the metadata that a caller sends beside the params. Names are kept
@@ -38,7 +39,8 @@ func (h Header) Set(name, value string) {
 
 // ValidateHeader reports what is wrong with a metadata name or value: a name is
 // an HTTP token (RFC 9110, 5.6.2) of at most 128 bytes that does not begin with
-// "Rpc-" or "Nats-" and is not Content-Type; a value has at most 8 KiB and no control characters.
+// "Rpc-" or "Nats-" and is not Content-Type; a value is UTF-8 text of at most
+// 8 KiB without control characters other than tabs.
 func ValidateHeader(name, value string) error {
 	switch {
 	case name == "" || len(name) > 128:
@@ -51,6 +53,8 @@ func ValidateHeader(name, value string) error {
 		return InvalidArgument.Errorf("header Content-Type: it is the codec's and can't be set")
 	case len(value) > 8<<10:
 		return InvalidArgument.Errorf("header %s: a value has at most 8192 bytes, this one has %d", name, len(value))
+	case !utf8.ValidString(value):
+		return InvalidArgument.Errorf("header %s: the value is not valid UTF-8", name)
 	case strings.IndexFunc(value, isControl) >= 0:
 		return InvalidArgument.Errorf("header %s: a value can't contain control characters such as line ends", name)
 	}

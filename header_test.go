@@ -81,6 +81,7 @@ func TestValidateHeader(t *testing.T) {
 		{"other alphabets in a name", "größe", "v", false},
 		{"name is not UTF-8", "a\xff", "v", false},
 		{"replacement character in a name", "a\uFFFD", "v", false},
+		{"value is not UTF-8", "X", "a\xff", false},
 		{"CR", "X", "a\rb", false},
 		{"LF", "X", "a\nb", false},
 		{"CRLF and another header", "X", "a\r\nRpc-Caller: root", false},

@@ -29,7 +29,7 @@ func ReservedMethod(name string) bool { return reserved[name] }
 func SplitName(name string) (service, method string, err error) {
 	service, method, ok := strings.Cut(name, ".")
 	if !ok {
-		return "", "", fmt.Errorf("name %q: want <service>.<method>, such as orders.place", name)
+		return "", "", fmt.Errorf("name %.80q: want <service>.<method>, such as orders.place", name)
 	}
 	if err := ValidateService(service); err != nil {
 		return "", "", err
@@ -91,33 +91,36 @@ func checkTokens(name string, minTokens, maxTokens, maxLen int) error {
 	if len(name) > maxLen {
 		return fmt.Errorf("%d bytes are too long, at most %d are allowed", len(name), maxLen)
 	}
-	n := 0
-	for token := range strings.SplitSeq(name, ".") {
-		n++
-		if token == "" {
-			return errors.New("a token between dots is empty")
-		}
-		if token[0] == '_' || token[0] == '$' {
-			return fmt.Errorf("token %q: names that begin with %c are the system's", token, token[0])
-		}
-		if i := strings.IndexFunc(token, notNameRune); i >= 0 {
-			r, _ := utf8.DecodeRuneInString(token[i:])
-			return fmt.Errorf("token %q: %q is not allowed, only A-Z a-z 0-9 _ -", token, r)
+	tokens, begin := 1, 0
+	for i := range len(name) {
+		switch c := name[i]; {
+		case c == '.':
+			if i == begin {
+				return errEmptyToken
+			}
+			tokens++
+			begin = i + 1
+		case i == begin && (c == '_' || c == '$'):
+			return fmt.Errorf("names that begin with %c are the system's", c)
+		case !nameByte(c):
+			r, _ := utf8.DecodeRuneInString(name[i:])
+			return fmt.Errorf("%q is not allowed, only A-Z a-z 0-9 _ -", r)
 		}
 	}
-	if n < minTokens || n > maxTokens {
-		if minTokens == maxTokens {
+	if begin == len(name) {
+		return errEmptyToken
+	}
+	if tokens < minTokens || tokens > maxTokens {
+		if maxTokens == 1 {
 			return errors.New("it must be one token, without dots")
 		}
-		return fmt.Errorf("%d tokens; %d to %d are allowed", n, minTokens, maxTokens)
+		return fmt.Errorf("%d tokens; %d to %d are allowed", tokens, minTokens, maxTokens)
 	}
 	return nil
 }
 
-func notNameRune(r rune) bool {
-	switch {
-	case 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z', '0' <= r && r <= '9', r == '_', r == '-':
-		return false
-	}
-	return true
+var errEmptyToken = errors.New("a token between dots is empty")
+
+func nameByte(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '-'
 }

@@ -154,7 +154,7 @@ func TestNameErrorsAreFitForALog(t *testing.T) {
 	} {
 		_, _, split := rpc.SplitName(name)
 		for _, err := range []error{
-			split, rpc.ValidateService(name), rpc.ValidateEvent(name), rpc.ValidateObjectID(strings.Repeat(name, 300)),
+			split, rpc.ValidateService(name), rpc.ValidateEvent(name), rpc.ValidateObjectID(strings.Repeat(name, 1+rpc.MaxObjectID/len(name))),
 		} {
 			if err == nil {
 				continue // an event's name may be fine where a method's is not

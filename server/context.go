@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"rpc.do"
@@ -100,8 +101,7 @@ func (c *callContext) end(err error) {
 // and again.
 type watch struct {
 	timer *time.Timer
-	mu    sync.Mutex
-	job   *job
+	job   atomic.Pointer[job]
 }
 
 var watches = sync.Pool{New: func() any {
@@ -113,27 +113,20 @@ var watches = sync.Pool{New: func() any {
 
 func startWatch(j *job, d time.Duration) *watch {
 	w := watches.Get().(*watch)
-	w.mu.Lock()
-	w.job = j
-	w.mu.Unlock()
+	w.job.Store(j)
 	w.timer.Reset(d)
 	return w
 }
 
 func (w *watch) stop() {
 	w.timer.Stop()
-	w.mu.Lock()
-	w.job = nil
-	w.mu.Unlock()
+	w.job.Store(nil)
 	watches.Put(w)
 }
 
 // fire may run late, when the watch guards another call already.
 func (w *watch) fire() {
-	w.mu.Lock()
-	j := w.job
-	w.mu.Unlock()
-	if j != nil && !time.Now().Before(j.ctx.deadline) {
+	if j := w.job.Load(); j != nil && !time.Now().Before(j.ctx.deadline) {
 		j.expire()
 	}
 }

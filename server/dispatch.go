@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/rs/zerolog"
 
 	"rpc.do"
 	"rpc.do/bus"
@@ -17,7 +18,7 @@ func (s *Service) serve(msg *nats.Msg) {
 	now := time.Now()
 	req, err := bus.ParseRequest(msg, s.name, s.config.ReplyPrefixes)
 	if errors.Is(err, bus.ErrForeignReply) {
-		s.log.Warn().Str("method", req.Method).Str("reply", bounded(msg.Reply)).
+		s.log.Warn().Str("method", bounded(req.Method)).Str("reply", bounded(msg.Reply)).
 			Msg("request refused: its reply subject is outside the allowed inbox prefixes")
 		return
 	}
@@ -92,7 +93,8 @@ func (s *Service) runOne(j *job) {
 		if returned {
 			return
 		}
-		j.fail(j.coded(errPanic))
+		j.log(zerolog.ErrorLevel).Msg("handler ended its goroutine")
+		j.fail(j.internal())
 		if next := j.ep.gate.leave(); next != nil {
 			s.workers.Go(func() { s.runFrom(next) })
 		}

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -23,6 +24,8 @@ type job struct {
 	ctx      callContext
 	call     rpc.Call
 	watch    *watch
+	prev     *job // in the list of running calls
+	next     *job
 	received time.Time
 	answered atomic.Bool
 
@@ -71,22 +74,35 @@ func (j *job) run() {
 	if j.answered.Load() { // its time ran out while it waited
 		return
 	}
-	err := j.invoke()
-	if err == nil {
-		j.succeed()
+	if !time.Now().Before(j.ctx.deadline) { // the watch is about to say so
+		j.expire()
 		return
 	}
-	j.fail(j.coded(err))
+	payload, err := j.attempt()
+	if err != nil {
+		j.fail(err)
+		return
+	}
+	j.succeed(payload)
 }
 
-// invoke runs the handler and turns a panic into an error.
-func (j *job) invoke() (err error) {
+// attempt runs the handler and encodes what it returns. All code that is the
+// user's runs in here, so that a panic of any of it becomes an error.
+func (j *job) attempt() (payload []byte, err *rpc.Error) {
 	defer func() {
 		if cause := recover(); cause != nil {
-			j.log(zerolog.ErrorLevel).Any("panic", cause).Bytes("stack", debug.Stack()).Msg("handler panicked")
-			err = errPanic
+			j.log(zerolog.ErrorLevel).Str("panic", fmt.Sprint(cause)).Bytes("stack", debug.Stack()).Msg("handler panicked")
+			err = j.internal()
 		}
 	}()
+	if err := j.invoke(); err != nil {
+		return nil, j.coded(err)
+	}
+	return j.encode()
+}
+
+// invoke reads and checks the params and runs the handler.
+func (j *job) invoke() error {
 	if j.call.Params == nil {
 		if err := j.decode(); err != nil {
 			return err
@@ -100,7 +116,13 @@ func (j *job) invoke() (err error) {
 	return j.ep.run(&j.ctx, &j.call)
 }
 
-var errPanic = errors.New("handler panicked")
+// encode writes the result, if it goes over the bus.
+func (j *job) encode() ([]byte, *rpc.Error) {
+	if j.local != nil || j.req.Reply == "" || j.answered.Load() {
+		return nil, nil
+	}
+	return bus.EncodeResult(j.codec, &j.call, j.call.Result, j.svc.bus.MaxPayload())
+}
 
 func invalid(err error) error {
 	if e, ok := errors.AsType[*rpc.Error](err); ok {
@@ -111,10 +133,18 @@ func invalid(err error) error {
 
 // coded turns what a handler returned into what the caller may see.
 func (j *job) coded(err error) *rpc.Error {
-	if e, ok := errors.AsType[*rpc.Error](err); ok {
-		if e.Remote() { // of a call that this one made: this one did run
+	e, ok := errors.AsType[*rpc.Error](err)
+	switch {
+	case ok && e == nil:
+		j.log(zerolog.WarnLevel).Msg("handler returned a nil *rpc.Error as its error")
+		return j.internal()
+	case ok:
+		code := rpc.CodeOf(e)
+		if code != e.Code || e.Remote() {
 			passed := *e
-			passed.Retryable = false
+			passed.Code = code
+			// That of a call this one made says that the other did not run: this one did.
+			passed.Retryable = e.Retryable && !e.Remote()
 			return &passed
 		}
 		return e
@@ -128,9 +158,12 @@ func (j *job) coded(err error) *rpc.Error {
 	case errors.Is(err, context.Canceled):
 		return rpc.Canceled.Errorf("%s.%s was cancelled", j.svc.name, j.ep.name)
 	}
-	if err != errPanic {
-		j.log(zerolog.WarnLevel).Err(err).Msg("handler returned an error without a code; its text is not sent")
-	}
+	j.log(zerolog.WarnLevel).Err(err).Msg("handler returned an error without a code; its text is not sent")
+	return j.internal()
+}
+
+// internal is what the caller sees of a defect; the log has the rest.
+func (j *job) internal() *rpc.Error {
 	return rpc.Internal.Errorf("internal error in %s.%s; the service's log tells more about call %s", j.svc.name, j.ep.name, j.id())
 }
 
@@ -153,31 +186,20 @@ func (j *job) cancel(err *rpc.Error) {
 	j.fail(err)
 }
 
-func (j *job) succeed() {
-	if j.answered.Load() { // too late, or cancelled
+// succeed answers with the result, unless the call has been answered.
+func (j *job) succeed(payload []byte) {
+	if !j.claim(nil) { // too late, or cancelled
 		return
 	}
-	if j.local != nil {
-		if j.claim(nil) {
-			j.outcome.result = j.call.Result
-			close(j.local)
+	switch {
+	case j.local != nil:
+		j.outcome.result = j.call.Result
+		close(j.local)
+	case j.req.Reply != "":
+		msg := nats.Msg{Subject: j.req.Reply, Data: payload}
+		if j.req.ContentType != "" {
+			msg.Header = nats.Header{bus.HeaderContentType: []string{j.codec.ContentType()}}
 		}
-		return
-	}
-	if j.req.Reply == "" {
-		j.claim(nil)
-		return
-	}
-	payload, err := bus.EncodeResult(j.codec, &j.call, j.call.Result, j.svc.bus.MaxPayload())
-	if err != nil {
-		j.fail(err)
-		return
-	}
-	msg := nats.Msg{Subject: j.req.Reply, Data: payload}
-	if j.req.ContentType != "" {
-		msg.Header = nats.Header{bus.HeaderContentType: []string{j.codec.ContentType()}}
-	}
-	if j.claim(nil) {
 		j.svc.publish(&msg)
 	}
 }

@@ -19,14 +19,10 @@ func (s *Service) ServeLocal(ctx context.Context, req *bus.Request, params bus.L
 	}
 	j := s.newJob(ep, *req, now)
 	j.call.OneWay = false
-	j.call.Params, j.call.Result = ep.newFrame()
-	if !params.CopyTo(j.call.Params) {
-		if j.req.Payload, err = params.Encode(); err != nil {
-			return nil, err
-		}
-		if err := j.decode(); err != nil {
-			return nil, remote(err)
-		}
+	if p, r := ep.newFrame(); params.CopyTo(p) {
+		j.call.Params, j.call.Result = p, r
+	} else if j.req.Payload, err = params.Encode(); err != nil { // read where it runs, as a call from the bus is
+		return nil, err
 	}
 	j.local = make(chan struct{})
 	if err := s.startLocal(j); err != nil {

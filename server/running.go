@@ -1,7 +1,6 @@
 package server
 
 import (
-	"hash/maphash"
 	"sync"
 
 	"github.com/nats-io/nats.go"
@@ -9,75 +8,85 @@ import (
 	"rpc.do"
 )
 
-// running knows the calls that have been admitted and have not ended, by their
-// reply subjects, so that they can be cancelled.
+// running knows the calls that have been admitted and have not ended. Calls
+// come and go all the time and are cancelled rarely: so it is lists, which cost
+// the former next to nothing, and the latter looks through one of them.
 type running struct {
-	seed   maphash.Seed
-	shards [16]struct {
-		mu   sync.Mutex
-		jobs map[string]*job
-		anon map[*job]struct{} // without a reply subject
-	}
+	lists [32]runningList
 }
 
-func (r *running) init() {
-	r.seed = maphash.MakeSeed()
-	for i := range r.shards {
-		r.shards[i].jobs = map[string]*job{}
-		r.shards[i].anon = map[*job]struct{}{}
-	}
+type runningList struct {
+	mu    sync.Mutex
+	first *job
+	_     [48]byte // keeps two locks off one cache line
 }
 
-func (r *running) shard(reply string) int {
-	return int(maphash.String(r.seed, reply) % uint64(len(r.shards)))
+// list returns the list for calls with that reply subject. The last byte of a
+// reply subject is the most random one.
+func (r *running) list(reply string) *runningList {
+	if reply == "" {
+		return &r.lists[0]
+	}
+	return &r.lists[int(reply[len(reply)-1])%len(r.lists)]
 }
 
 func (r *running) add(j *job) {
-	s := &r.shards[r.shard(j.req.Reply)]
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if j.req.Reply == "" {
-		s.anon[j] = struct{}{}
-		return
+	l := r.list(j.req.Reply)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	j.next = l.first
+	if j.next != nil {
+		j.next.prev = j
 	}
-	s.jobs[j.req.Reply] = j
+	l.first = j
 }
 
 func (r *running) remove(j *job) {
-	s := &r.shards[r.shard(j.req.Reply)]
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.anon, j)
-	if s.jobs[j.req.Reply] == j {
-		delete(s.jobs, j.req.Reply)
+	l := r.list(j.req.Reply)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if j.prev != nil {
+		j.prev.next = j.next
+	} else if l.first == j {
+		l.first = j.next
 	}
+	if j.next != nil {
+		j.next.prev = j.prev
+	}
+	j.next, j.prev = nil, nil
 }
 
+// byReply returns the call with that reply subject, or nil.
 func (r *running) byReply(reply string) *job {
-	s := &r.shards[r.shard(reply)]
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.jobs[reply]
+	l := r.list(reply)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for j := l.first; j != nil; j = j.next {
+		if j.req.Reply == reply {
+			return j
+		}
+	}
+	return nil
 }
 
 func (r *running) all() []*job {
 	var all []*job
-	for i := range r.shards {
-		s := &r.shards[i]
-		s.mu.Lock()
-		for _, j := range s.jobs {
+	for i := range r.lists {
+		l := &r.lists[i]
+		l.mu.Lock()
+		for j := l.first; j != nil; j = j.next {
 			all = append(all, j)
 		}
-		for j := range s.anon {
-			all = append(all, j)
-		}
-		s.mu.Unlock()
+		l.mu.Unlock()
 	}
 	return all
 }
 
 // onCancel cancels the call whose reply subject is the message's payload.
 func (s *Service) onCancel(msg *nats.Msg) {
+	if len(msg.Data) == 0 {
+		return
+	}
 	if j := s.active.byReply(string(msg.Data)); j != nil {
 		j.cancel(rpc.Canceled.Errorf("the caller gave up"))
 	}

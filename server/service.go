@@ -65,7 +65,6 @@ func New(b *bus.Bus, name string, cfg Config) *Service {
 	}
 	s.log = b.Logger().With().Str("service", name).Str("instance", s.id).Logger()
 	s.root = &Entrypoint{service: s, interceptors: cfg.Interceptors}
-	s.active.init()
 	s.intake.svc = s
 	s.base, s.abandon = context.WithCancelCause(context.Background())
 	s.work = newBackground(cfg.Concurrency)

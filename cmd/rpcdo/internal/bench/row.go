@@ -81,7 +81,7 @@ func ratio(ours, theirs float64) float64 {
 	if theirs == 0 {
 		return 0
 	}
-	return rounded(ours/theirs, 3)
+	return rounded(ours/theirs, 4)
 }
 
 func rounded(v float64, digits int) float64 {

@@ -18,11 +18,14 @@ import (
 
 // Bounds on what a benchmark may be asked for.
 const (
-	maxCallers  = 10_000
+	maxCallers  = 4096
 	maxRounds   = 1_000
 	maxDuration = time.Hour
-	maxSize     = 64 << 20
+	maxSize     = 8 << 20
 )
+
+// sizeRoom is what a message may have beside the payload that was asked for.
+const sizeRoom = 4096
 
 func (a *app) bench() *cobra.Command {
 	return group(&cobra.Command{
@@ -119,7 +122,9 @@ func (a *app) runBenchCall(ctx context.Context, f *benchFlags) error {
 	var srv *natsd.Server
 	if f.server == "" {
 		var err error
-		if srv, err = natsd.Start(ctx, natsd.Config{Port: natsd.FreePort, NoJetStream: true}); err != nil {
+		if srv, err = natsd.Start(ctx, natsd.Config{
+			Port: natsd.FreePort, NoJetStream: true, MaxPayload: int32(max(natsd.DefaultMaxPayload, f.size+sizeRoom)),
+		}); err != nil {
 			return err
 		}
 		defer srv.Shutdown()

@@ -179,7 +179,7 @@ func ask[T any](ctx context.Context, a *app, c *connection, verb micro.Verb, ser
 		fmt.Fprintf(a.env.Err, "rpcdo: %d answers could not be read\n", got.odd)
 	}
 	if service != "" && len(got.answers) == 0 {
-		return nil, failf(rpc.NotFound, "no service %q answered on %s: `%s services ls` shows what runs", service, c.where(), a.env.Program)
+		return nil, failf(rpc.NotFound, "no service %q answered on %s: `rpcdo services ls` shows what runs", service, c.where())
 	}
 	return got.answers, nil
 }

@@ -16,7 +16,8 @@ func newLocal() *Local { return &Local{services: map[string][]LocalService{}} }
 
 // LocalService serves calls from its own process.
 type LocalService interface {
-	// ServeLocal runs one call and returns a pointer to the handler's result.
+	// ServeLocal runs one call, made at req.Sent, which is now, and returns a
+	// pointer to the handler's result.
 	// It takes the params before it waits for anything, returns when the call
 	// has ended or ctx has, and never touches params afterwards. Its errors are
 	// those that a caller on the bus would get.

@@ -41,8 +41,8 @@ func (in Inbox) Identity(prefix string, n uint64) string {
 // "<prefix>.<caller>-<nuid>.<n>.t<timeout ms>-<sent, unix ms>", with n and sent
 // in base 36.
 func (in Inbox) ReplySubject(n uint64, timeout time.Duration, sent time.Time) string {
-	buf := make([]byte, 0, len(in)+40)
-	buf = append(buf, in...)
+	var room [128]byte
+	buf := append(room[:0], in...)
 	buf = strconv.AppendUint(buf, n, 36)
 	buf = append(buf, ".t"...)
 	buf = strconv.AppendInt(buf, max(timeout, 0).Milliseconds(), 10)
@@ -138,12 +138,22 @@ func underPrefix(reply string, prefixes []string) (string, bool) {
 	return "", false
 }
 
+// notPlain has the bytes that a subject which names one place can't have:
+// white space and control characters, and the wildcards.
+var notPlain = func() (bytes [256]bool) {
+	for c := range ' ' + 1 {
+		bytes[c] = true
+	}
+	bytes['*'], bytes['>'], bytes[0x7f] = true, true, true
+	return bytes
+}()
+
 func plainSubject(s string) bool {
 	if len(s) > 512 {
 		return false
 	}
 	for i := range len(s) {
-		if c := s[i]; c <= ' ' || c == '*' || c == '>' || c == 0x7f {
+		if notPlain[s[i]] {
 			return false
 		}
 	}

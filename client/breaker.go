@@ -25,6 +25,8 @@ type BreakerConfig struct {
 // calls in a row that failed with Unavailable or DeadlineExceeded it opens, and
 // calls fail at once with Unavailable until one that is let through succeeds.
 // Errors that a handler returned do not count: a service that answers is there.
+// Neither do calls that their callers gave up or that were refused here: they
+// tell nothing.
 func Breaker(cfg BreakerConfig) rpc.Interceptor {
 	if cfg.Failures <= 0 {
 		cfg.Failures = 10
@@ -43,6 +45,9 @@ type breakers struct {
 
 func (b *breakers) wrap(next rpc.UnaryFunc) rpc.UnaryFunc {
 	return func(ctx context.Context, call *rpc.Call) error {
+		if ctx.Err() != nil { // it fails whether the service is there or not
+			return next(ctx, call)
+		}
 		service := call.Service
 		_, err := b.of(service).Execute(func() (struct{}, error) {
 			return struct{}{}, next(ctx, call)
@@ -64,6 +69,7 @@ func (b *breakers) of(service string) *gobreaker.CircuitBreaker[struct{}] {
 		Timeout:      b.config.OpenFor,
 		ReadyToTrip:  func(n gobreaker.Counts) bool { return n.ConsecutiveFailures >= uint32(b.config.Failures) },
 		IsSuccessful: answered,
+		IsExcluded:   undecided,
 	}))
 	return cb.(*gobreaker.CircuitBreaker[struct{}])
 }
@@ -75,5 +81,15 @@ func answered(err error) bool {
 		return rpc.IsRemote(err)
 	default:
 		return true
+	}
+}
+
+// undecided reports whether the outcome of a call shows nothing of the service.
+func undecided(err error) bool {
+	switch rpc.CodeOf(err) {
+	case rpc.Canceled, rpc.InvalidArgument, rpc.ResourceExhausted:
+		return !rpc.IsRemote(err)
+	default:
+		return false
 	}
 }

@@ -83,7 +83,7 @@ func TestBackoff(t *testing.T) {
 	} {
 		shortest, longest := time.Hour, time.Duration(0)
 		for range 1000 {
-			wait := (&transmission{tries: tries}).backoff(unsaid)
+			wait := (&transmission{tries: tries}).backoff(unsaid, maxBackoff)
 			shortest, longest = min(shortest, wait), max(longest, wait)
 		}
 		if shortest < mid/2 || longest > mid*3/2 {
@@ -95,7 +95,7 @@ func TestBackoff(t *testing.T) {
 	}
 	asked := unsaid.WithRetryAfter(300 * time.Millisecond)
 	for range 1000 {
-		if wait := (&transmission{tries: 9}).backoff(asked); wait < 300*time.Millisecond || wait > 600*time.Millisecond {
+		if wait := (&transmission{tries: 9}).backoff(asked, maxBackoff); wait < 300*time.Millisecond || wait > 600*time.Millisecond {
 			t.Fatalf("waits %v when asked to wait 300ms", wait)
 		}
 	}

@@ -109,7 +109,7 @@ func TestSendRefusesTooLarge(t *testing.T) {
 	shout := rpc.NewMethod[string, rpc.None]("calc.shout")
 	c := client.New(bustest.New(t), client.Config{})
 	err := shout.Send(t.Context(), c, strings.Repeat("x", 2<<20))
-	wantCode(t, err, rpc.ResourceExhausted, "2097154", "1048576")
+	wantCode(t, err, rpc.ResourceExhausted, "calc.shout", "20972", "1048576")
 }
 
 func TestTimeoutOverTheWire(t *testing.T) {

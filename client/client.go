@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -46,7 +47,23 @@ func (c *Client) Close() {
 }
 
 // Call makes one call. See rpc.Caller.
-func (c *Client) Call(ctx context.Context, call *rpc.Call) error { return c.chain(ctx, call) }
+//
+// Inside a handler the error is never Retryable, whatever became of the call:
+// passed on, it would say of the handler's own call that it did not run.
+func (c *Client) Call(ctx context.Context, call *rpc.Call) error {
+	if _, bounded := ctx.Deadline(); !bounded && call.Timeout <= 0 {
+		call.Timeout = c.config.Timeout // interceptors go by it too
+	}
+	err := c.chain(ctx, call)
+	if e, ok := err.(*rpc.Error); ok && e.Retryable {
+		if _, serving := rpc.CallInfoFrom(ctx); serving {
+			final := *e
+			final.Retryable = false
+			return &final
+		}
+	}
+	return err
+}
 
 // call is what the interceptors wrap: it addresses, sends and retries.
 func (c *Client) call(ctx context.Context, call *rpc.Call) error {
@@ -57,7 +74,7 @@ func (c *Client) call(ctx context.Context, call *rpc.Call) error {
 		return err
 	}
 	if info, ok := rpc.CallInfoFrom(ctx); ok {
-		call.Header = bus.CopyTrace(call.Header, info.Header)
+		call.Header = bus.CopyTrace(maps.Clone(call.Header), info.Header)
 	}
 	now := time.Now()
 	timeout := c.timeout(ctx, call, now)
@@ -66,11 +83,13 @@ func (c *Client) call(ctx context.Context, call *rpc.Call) error {
 	}
 	if !call.OneWay && !c.config.NoShortcut {
 		if svc := c.bus.Local().Find(call.Service); svc != nil {
-			done, err := c.callLocal(ctx, svc, call, timeout)
+			done, err := c.callLocal(ctx, svc, call, now, timeout)
 			if done {
 				return err
 			}
-			timeout -= time.Since(now)
+			if timeout -= time.Since(now); timeout < time.Millisecond {
+				return err
+			}
 		}
 	}
 	return c.send(ctx, call, timeout)
@@ -133,9 +152,12 @@ func (b *Binding) Entrypoint(name string) *Binding {
 
 // Call makes one call. See rpc.Caller.
 func (b *Binding) Call(ctx context.Context, call *rpc.Call) error {
+	service, method := call.Service, call.Method
 	call.Service = b.service
 	if b.entrypoint != "" {
-		call.Method = b.entrypoint + "." + call.Method
+		call.Method = b.entrypoint + "." + method
 	}
-	return b.next.Call(ctx, call)
+	err := b.next.Call(ctx, call)
+	call.Service, call.Method = service, method
+	return err
 }

@@ -3,10 +3,13 @@ package client
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"rpc.do"
 )
@@ -31,31 +34,39 @@ type coalescer struct {
 
 // flight is one call that is under way for one or more callers.
 type flight struct {
-	callers int // guarded by the coalescer
-	cancel  context.CancelFunc
-	done    chan struct{}
-	result  []byte // JSON
-	err     error
+	callers  int // guarded by the coalescer
+	deadline time.Time
+	cancel   context.CancelFunc
+	done     chan struct{}
+	result   []byte // JSON
+	err      error
+}
+
+// timedOut reports whether the flight failed because the time of the caller who
+// started it was over.
+func (f *flight) timedOut() bool {
+	const slack = 10 * time.Millisecond // the service may notice first
+	return !f.deadline.IsZero() && rpc.CodeOf(f.err) == rpc.DeadlineExceeded && (!rpc.IsRemote(f.err) || time.Until(f.deadline) < slack)
 }
 
 func (c *coalescer) wrap(next rpc.UnaryFunc) rpc.UnaryFunc {
 	return func(ctx context.Context, call *rpc.Call) error {
-		if !call.Idempotent || call.OneWay {
+		if !call.Idempotent || call.OneWay || ctx.Err() != nil {
 			return next(ctx, call)
 		}
-		key, err := flightKey(call)
+		key, params, err := flightKey(call)
 		if err != nil {
 			return rpc.InvalidArgument.Errorf("%s: the params can't be compared with those of other calls: %w", call.Name(), err)
 		}
 		ctx, cancel := withTimeout(ctx, call)
 		defer cancel()
 		for {
-			f, mine := c.join(ctx, key, call, next)
+			f, mine := c.join(ctx, key, params, call, next)
 			err := c.await(ctx, f, call)
 			c.leave(key, f)
 			// A flight has the time of the caller who started it; who has more
 			// of it left starts another.
-			if mine || rpc.CodeOf(err) != rpc.DeadlineExceeded || ctx.Err() != nil {
+			if err == nil || mine || ctx.Err() != nil || !f.timedOut() || !later(ctx, f.deadline) {
 				return err
 			}
 		}
@@ -85,27 +96,30 @@ func withTimeout(ctx context.Context, call *rpc.Call) (context.Context, context.
 	return ctx, func() {}
 }
 
+// later reports whether ctx has time beyond t.
+func later(ctx context.Context, t time.Time) bool {
+	deadline, bounded := ctx.Deadline()
+	return !bounded || deadline.After(t)
+}
+
 // join finds the flight for key, or starts it; mine reports the latter.
-func (c *coalescer) join(ctx context.Context, key string, call *rpc.Call, next rpc.UnaryFunc) (f *flight, mine bool) {
+func (c *coalescer) join(ctx context.Context, key string, params []byte, call *rpc.Call, next rpc.UnaryFunc) (f *flight, mine bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if f := c.flights[key]; f != nil {
 		f.callers++
 		return f, false
 	}
+	// The call and its values are the caller's, who may be gone before it ends.
 	shared := *call
+	shared.Header = maps.Clone(call.Header)
+	shared.Params = reflect.New(reflect.TypeOf(call.Params).Elem()).Interface()
 	shared.Result = reflect.New(reflect.TypeOf(call.Result).Elem()).Interface()
-	// The params are the caller's, who may be gone before the call ends.
-	params := reflect.New(reflect.TypeOf(call.Params).Elem())
 	f = &flight{callers: 1, done: make(chan struct{})}
-	if f.err = cloneJSON(params.Interface(), call.Params); f.err != nil {
-		close(f.done)
-		return f, true
-	}
-	shared.Params = params.Interface()
+	f.deadline, _ = ctx.Deadline()
 	ctx, f.cancel = detached(ctx)
 	c.flights[key] = f
-	go c.fly(ctx, key, f, &shared, next)
+	go c.fly(ctx, key, f, params, &shared, next)
 	return f, true
 }
 
@@ -120,12 +134,15 @@ func detached(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithCancel(ctx)
 }
 
-func (c *coalescer) fly(ctx context.Context, key string, f *flight, call *rpc.Call, next rpc.UnaryFunc) {
+func (c *coalescer) fly(ctx context.Context, key string, f *flight, params []byte, call *rpc.Call, next rpc.UnaryFunc) {
 	defer close(f.done)
 	defer f.cancel()
-	f.err = next(ctx, call)
-	if f.err == nil {
-		f.result, f.err = json.Marshal(call.Result)
+	if err := json.Unmarshal(params, call.Params); err != nil {
+		f.err = rpc.InvalidArgument.Errorf("%s: the params can't be read back from JSON: %w", call.Name(), err)
+	} else if f.err = next(ctx, call); f.err == nil {
+		if f.result, err = json.Marshal(call.Result); err != nil {
+			f.err = rpc.Internal.Errorf("%s: the result can't be shared as JSON: %w", call.Name(), err)
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -139,7 +156,7 @@ func (c *coalescer) leave(key string, f *flight) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f.callers--
-	if f.callers == 0 && f.cancel != nil {
+	if f.callers == 0 {
 		f.cancel()
 		if c.flights[key] == f {
 			delete(c.flights, key)
@@ -147,23 +164,16 @@ func (c *coalescer) leave(key string, f *flight) {
 	}
 }
 
-func cloneJSON(dst, src any) error {
-	data, err := json.Marshal(src)
-	if err != nil {
-		return err
-	}
-	return json.Unmarshal(data, dst)
-}
-
-func flightKey(call *rpc.Call) (string, error) {
-	params, err := json.Marshal(call.Params)
-	if err != nil {
-		return "", err
+// flightKey returns what identical calls have in common, and their params.
+func flightKey(call *rpc.Call) (key string, params []byte, err error) {
+	if params, err = json.Marshal(call.Params); err != nil {
+		return "", nil, err
 	}
 	var b strings.Builder
-	part := func(s string) {
+	part := func(s string) { // with its length: nobody has checked yet what is in it
+		b.WriteString(strconv.Itoa(len(s)))
+		b.WriteByte(':')
 		b.WriteString(s)
-		b.WriteByte(0) // can't be in a name, a header or JSON
 	}
 	part(call.Service)
 	part(call.Method)
@@ -176,12 +186,12 @@ func flightKey(call *rpc.Call) (string, error) {
 	slices.Sort(names)
 	for _, name := range names {
 		part(name)
+		part(strconv.Itoa(len(call.Header[name])))
 		for _, v := range call.Header[name] {
 			part(v)
 		}
-		part("")
 	}
 	b.WriteByte('\n')
 	b.Write(params)
-	return b.String(), nil
+	return b.String(), params, nil
 }

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"maps"
 	"reflect"
 	"time"
 
@@ -12,22 +13,31 @@ import (
 
 // callLocal calls a service of this process. It reports false when that
 // instance took no call, so that others may be asked over the bus.
-func (c *Client) callLocal(ctx context.Context, svc bus.LocalService, call *rpc.Call, timeout time.Duration) (done bool, err error) {
-	p := &localParams{client: c, call: call, limit: c.bus.MaxPayload()}
+func (c *Client) callLocal(ctx context.Context, svc bus.LocalService, call *rpc.Call, start time.Time, timeout time.Duration) (done bool, err error) {
+	_, json := c.config.Codec.(bus.JSON)
+	p := &localParams{client: c, call: call, limit: c.bus.MaxPayload(), json: json}
 	id := call.ID
 	if id == "" {
 		id = c.pending.inbox.Identity(c.bus.InboxPrefix(), c.pending.number.Add(1))
 	}
 	req := bus.Request{
 		Method: call.Method, ID: id, Caller: c.bus.Name(), Object: call.Object,
-		Attempt: 1, Timeout: timeout, Header: call.Header,
+		Attempt: 1, Timeout: timeout, Sent: start, Header: maps.Clone(call.Header),
 	}
-	if _, json := c.config.Codec.(bus.JSON); !json {
+	if !json {
 		req.ContentType = c.config.Codec.ContentType()
 	}
 	result, err := svc.ServeLocal(ctx, &req, p)
 	if err != nil {
+		if cause := ctx.Err(); cause != nil && rpc.CodeOf(cause) == rpc.CodeOf(err) {
+			t := transmission{call: call, start: start, deadline: start.Add(timeout)}
+			return true, t.gaveUp(cause)
+		}
 		e, coded := err.(*rpc.Error)
+		if coded && e.Remote() { // nothing else of it would have come over the bus
+			e = bus.DecodeError(bus.EncodeError("", e, p.limit))
+			err = e
+		}
 		return !coded || !e.Retryable, err
 	}
 	return true, p.takeResult(result)
@@ -40,10 +50,11 @@ type localParams struct {
 	client *Client
 	call   *rpc.Call
 	limit  int64
+	json   bool // a copy is what JSON makes of a value, so another codec has none
 }
 
 func (p *localParams) CopyTo(dst any) bool {
-	return isolate.CopyAny(dst, p.call.Params, p.limit)
+	return p.json && isolate.CopyAny(dst, p.call.Params, p.limit)
 }
 
 func (p *localParams) Encode() ([]byte, error) {
@@ -55,7 +66,7 @@ func (p *localParams) Encode() ([]byte, error) {
 }
 
 func (p *localParams) takeResult(result any) error {
-	if isolate.CopyAny(p.call.Result, result, p.limit) {
+	if p.json && isolate.CopyAny(p.call.Result, result, p.limit) {
 		return nil
 	}
 	reflect.ValueOf(p.call.Result).Elem().SetZero() // a copy may have stopped half way

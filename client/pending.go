@@ -26,6 +26,7 @@ type pending struct {
 	sub    *nats.Subscription
 	ready  atomic.Bool
 	closed bool
+	done   chan struct{} // closed with it
 }
 
 type shard struct {
@@ -43,7 +44,7 @@ var unsentAnswer = new(nats.Msg)
 var errClosed = errors.New("the client is closed")
 
 func (p *pending) init(b *bus.Bus, limit int) {
-	p.bus, p.max = b, int64(limit)
+	p.bus, p.max, p.done = b, int64(limit), make(chan struct{})
 	p.inbox = bus.NewInbox(b.InboxPrefix(), b.Name())
 	for i := range p.shards {
 		p.shards[i].waiters = map[uint64]*waiter{}
@@ -80,12 +81,23 @@ func (p *pending) close() {
 	p.mu.Lock()
 	sub := p.sub
 	p.closed = true
+	close(p.done)
 	p.ready.Store(false)
 	p.mu.Unlock()
 	if sub != nil {
 		_ = sub.Unsubscribe() // fails only when the connection is gone
 	}
 	p.lost()
+}
+
+// ended reports whether close has been called.
+func (p *pending) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
 }
 
 // deliver hands an answer to the call it is for. An answer that nobody waits
@@ -168,10 +180,10 @@ var waiters = sync.Pool{New: func() any {
 	return w
 }}
 
-func (p *pending) enter(name string) (*waiter, error) {
+func (p *pending) enter(call *rpc.Call) (*waiter, error) {
 	if n := p.count.Add(1); n > p.max {
 		p.count.Add(-1)
-		return nil, rpc.ResourceExhausted.Errorf("%s: not sent: %d calls of this client wait for answers already", name, p.max).NotExecuted()
+		return nil, rpc.ResourceExhausted.Errorf("%s: not sent: %d calls of this client wait for answers already", call.Name(), p.max).NotExecuted()
 	}
 	return waiters.Get().(*waiter), nil
 }

@@ -304,6 +304,51 @@ func TestNotIdempotentIsSentOnce(t *testing.T) {
 	}
 }
 
+// TestCancelFollowsItsRequest gives up many calls at once: each request is on
+// the bus before its cancellation, which would do nothing otherwise.
+func TestCancelFollowsItsRequest(t *testing.T) {
+	t.Parallel()
+	_, serving, calling := twoBuses(t)
+	p := listen(t, serving, "rpc.calc.>")
+	cancels, err := serving.Conn().ChanSubscribe("$RPC.cancel.calc", p.requests) // in one channel, in order
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cancels.Unsubscribe() }()
+	flush(t, serving)
+	c := client.New(calling, client.Config{})
+	const calls = 1000
+	var ended []<-chan outcome[int]
+	for range calls / 100 {
+		ctx, cancel := context.WithCancel(t.Context())
+		for range 100 {
+			ended = append(ended, begin(func() (int, error) {
+				return add.Call(ctx, c, addParams{}, rpc.WithTimeout(time.Minute))
+			}))
+		}
+		cancel()
+	}
+	for _, call := range ended {
+		wantCode(t, await(t, call, "a call").err, rpc.Canceled)
+	}
+	c.Close() // what is in the outbox goes out
+	requests := map[string]bool{}
+	for range p.arrived(calling) {
+		m := p.next()
+		if m.Subject == "rpc.calc.add" {
+			requests[m.Reply] = true
+			continue
+		}
+		if !requests[string(m.Data)] {
+			t.Fatalf("%s was cancelled before it was sent", m.Data)
+		}
+		delete(requests, string(m.Data))
+	}
+	if len(requests) > 0 {
+		t.Errorf("%d requests were not cancelled", len(requests))
+	}
+}
+
 func TestIdempotentIsSentAgain(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {

@@ -15,10 +15,12 @@ import (
 	"rpc.do/bus"
 )
 
-// Backoff between attempts: doubled each time, with jitter, up to a bound.
+// Backoff between attempts: doubled each time, with jitter, up to a bound. A try
+// that finds no connection burdens nobody, and the connection may be back soon.
 const (
-	firstBackoff = 50 * time.Millisecond
-	maxBackoff   = time.Second
+	firstBackoff   = 50 * time.Millisecond
+	maxBackoff     = time.Second
+	offlineBackoff = 200 * time.Millisecond
 )
 
 // send makes the call over the bus within timeout.
@@ -37,7 +39,7 @@ func (c *Client) send(ctx context.Context, call *rpc.Call, timeout time.Duration
 		return t.sendOneWay(ctx)
 	}
 	var err error
-	if t.waiter, err = c.pending.enter(call.Name()); err != nil {
+	if t.waiter, err = c.pending.enter(call); err != nil {
 		return err
 	}
 	defer t.end()
@@ -59,6 +61,7 @@ type transmission struct {
 	tries       int                         // with those that found no connection
 	outstanding [maxOutstanding]sentAttempt // attempts without an answer
 	waiting     int
+	paid        bool // the next attempt has been taken from the budget
 	last        *rpc.Error
 }
 
@@ -87,6 +90,10 @@ func (t *transmission) encode() error {
 	for name, values := range call.Header {
 		t.setHeader(name, values...)
 	}
+	if call.OneWay { // there is no reply subject that says it
+		t.setHeader(bus.HeaderTimeout, strconv.FormatInt(t.deadline.Sub(t.start).Milliseconds(), 10))
+		t.setHeader(bus.HeaderCaller, t.client.bus.Name())
+	}
 	return bus.CheckParams(call, t.header, t.payload, t.client.bus.MaxPayload())
 }
 
@@ -99,21 +106,24 @@ func (t *transmission) setHeader(name string, values ...string) {
 
 func (t *transmission) sendOneWay(ctx context.Context) error {
 	subject := bus.CallSubject(t.call.Service, t.call.Method)
-	t.setHeader(bus.HeaderTimeout, strconv.FormatInt(time.Until(t.deadline).Milliseconds(), 10))
-	t.setHeader(bus.HeaderCaller, t.client.bus.Name())
 	for {
+		t.tries++
 		err := t.client.publish(&nats.Msg{Subject: subject, Data: t.payload, Header: t.header})
 		if err == nil || !err.Retryable {
 			return asError(err)
 		}
-		wait := min(t.backoff(err), time.Until(t.deadline))
+		t.last = err
 		select {
-		case <-ctx.Done():
-			return asError(err)
-		case <-time.After(wait):
-			if !time.Now().Before(t.deadline) {
-				return asError(err)
+		case <-time.After(min(t.backoff(err, offlineBackoff), time.Until(t.deadline))):
+			left := time.Until(t.deadline)
+			if left < time.Millisecond {
+				return t.timedOut()
 			}
+			t.setHeader(bus.HeaderTimeout, strconv.FormatInt(left.Milliseconds(), 10))
+		case <-t.client.pending.done:
+			return t.closed()
+		case <-ctx.Done():
+			return t.gaveUp(ctx.Err())
 		}
 	}
 }
@@ -130,14 +140,20 @@ func (t *transmission) run(ctx context.Context) error {
 			wake = next
 		}
 		t.waiter.timer.Reset(time.Until(wake))
+		var closed <-chan struct{}
+		if t.waiting == 0 { // no answer will say it
+			closed = t.client.pending.done
+		}
 		select {
 		case a := <-t.waiter.answers:
-			t.answered(a.number)
+			if !t.answered(a.number) {
+				continue // it was not sent after all
+			}
 			err, decided := t.outcome(a.msg)
 			if decided {
 				return err
 			}
-			if retry := t.retryAt(); !retry.IsZero() {
+			if retry := t.retryAt(); !retry.IsZero() || t.waiting == 0 {
 				next = retry
 			}
 		case <-t.waiter.timer.C:
@@ -145,7 +161,13 @@ func (t *transmission) run(ctx context.Context) error {
 			if !now.Before(t.deadline) {
 				return t.timedOut()
 			}
+			if t.attempts > 0 && !t.pay() {
+				next = time.Time{}
+				continue
+			}
 			next = t.attempt(now)
+		case <-closed:
+			return t.closed()
 		case <-ctx.Done():
 			return t.gaveUp(ctx.Err())
 		}
@@ -173,12 +195,13 @@ func (t *transmission) attempt(now time.Time) time.Time {
 		if !err.Retryable {
 			return time.Time{}
 		}
-		return now.Add(t.backoff(err)) // nothing was sent: it does not count as an attempt
+		return now.Add(t.backoff(err, offlineBackoff)) // nothing was sent: it does not count as an attempt
 	}
 	if t.attempts == 0 {
 		t.first = number
 	}
 	t.attempts++
+	t.paid = false
 	t.outstanding[t.waiting] = sentAttempt{number, msg.Reply}
 	t.waiting++
 	if !t.call.Idempotent || t.attempts >= t.client.config.MaxAttempts || t.waiting == maxOutstanding {
@@ -203,21 +226,25 @@ func (t *transmission) retryHeader(now time.Time) nats.Header {
 	return h
 }
 
-// answered takes an attempt off the list of those without an answer.
-func (t *transmission) answered(number uint64) {
+// answered takes an attempt off the list of those without an answer. It reports
+// false when it is not on it.
+func (t *transmission) answered(number uint64) bool {
 	for i := range t.waiting {
 		if t.outstanding[i].number == number {
 			t.waiting--
 			t.outstanding[i] = t.outstanding[t.waiting]
-			return
+			return true
 		}
 	}
+	return false
 }
 
 // outcome reads an answer. It reports false when the call may be sent again;
 // the error is in t.last then.
 func (t *transmission) outcome(msg *nats.Msg) (err error, decided bool) {
 	switch {
+	case msg == lostAnswer && t.client.pending.ended():
+		return rpc.Unavailable.Errorf("%s: the client was closed before the answer came; the call may have run", t.call.Name()), true
 	case msg == lostAnswer:
 		t.last = rpc.Unavailable.Errorf("%s: the connection to the bus was lost before the answer came; the call may have run", t.call.Name())
 		return t.last, !t.call.Idempotent
@@ -242,7 +269,10 @@ func (c *Client) readResult(call *rpc.Call, msg *nats.Msg) error {
 	if msg.Header != nil {
 		contentType = msg.Header.Get(bus.HeaderContentType)
 	}
-	codec, ok := c.bus.Codec(contentType)
+	codec, ok := c.config.Codec, true
+	if contentType != codec.ContentType() {
+		codec, ok = c.bus.Codec(contentType)
+	}
 	if !ok {
 		return rpc.Internal.Errorf("%s: the result has the content type %.80q, which is not known here", call.Name(), contentType)
 	}
@@ -257,23 +287,31 @@ func (c *Client) readResult(call *rpc.Call, msg *nats.Msg) error {
 
 // retryAt returns when to send the call again after t.last; zero for never.
 func (t *transmission) retryAt() time.Time {
-	if t.attempts >= t.client.config.MaxAttempts || !t.client.budget(t.call.Service).take() {
+	if t.attempts >= t.client.config.MaxAttempts {
 		return time.Time{}
 	}
-	at := time.Now().Add(t.backoff(t.last))
-	if at.After(t.deadline) {
+	at := time.Now().Add(t.backoff(t.last, maxBackoff))
+	if at.After(t.deadline) || !t.pay() {
 		return time.Time{}
 	}
 	return at
 }
 
-// backoff is how long to wait before the next try: what the service asked for,
-// or a time that grows with the tries; with jitter, so that callers spread.
-func (t *transmission) backoff(err *rpc.Error) time.Duration {
-	wait := err.RetryAfter
-	if wait == 0 {
-		wait = min(firstBackoff<<min(t.tries-1, 10), maxBackoff)
+// pay takes the next attempt from the budget, once; it reports false when the
+// budget is used up.
+func (t *transmission) pay() bool {
+	t.paid = t.paid || t.client.budget(t.call.Service).take()
+	return t.paid
+}
+
+// backoff is how long to wait before the next try: what the service asked for
+// and up to half as much again, or a time that grows with the tries up to limit,
+// give or take half. The jitter spreads the callers.
+func (t *transmission) backoff(err *rpc.Error, limit time.Duration) time.Duration {
+	if wait := err.RetryAfter; wait > 0 {
+		return wait + rand.N(wait/2+1)
 	}
+	wait := min(firstBackoff<<min(t.tries-1, 10), limit)
 	return wait/2 + rand.N(wait)
 }
 
@@ -292,13 +330,18 @@ func (t *transmission) gaveUp(cause error) error {
 	return rpc.Canceled.Errorf("%s: the caller gave up: %w", t.call.Name(), cause)
 }
 
+func (t *transmission) closed() error {
+	return rpc.Unavailable.Errorf("%s: not sent: %w", t.call.Name(), errClosed)
+}
+
 // end forgets the attempts that have no answer yet and cancels them.
 func (t *transmission) end() {
 	p := &t.client.pending
 	for _, a := range t.outstanding[:t.waiting] {
 		p.remove(a.number)
-		// Best effort: the handler's own deadline ends it otherwise.
-		_ = t.client.bus.Conn().Publish(bus.CancelSubject(t.call.Service), []byte(a.reply))
+		// Best effort: the handler's own deadline ends it otherwise. It must not
+		// overtake the request, which may lie in the outbox yet.
+		t.client.outbox.put(&nats.Msg{Subject: bus.CancelSubject(t.call.Service), Data: []byte(a.reply)})
 	}
 	p.leave(t.waiter)
 }

@@ -125,7 +125,7 @@ func (*skipped) UnmarshalCBOR([]byte) error { return nil }
 // wrongCount is the error for a payload that is not an array of the right
 // length.
 func (sig *signature) wrongCount(codec bus.Codec, data []byte) error {
-	got := "something else"
+	got := "no array"
 	if n, list := countElements(codec, data); list {
 		got = fmt.Sprint(n)
 	}
@@ -172,7 +172,7 @@ func (a *Arguments) check() error {
 			continue
 		}
 		if err := check(a.pointers[i]); err != nil {
-			if len(a.pointers) == 1 || errors.As(err, new(*rpc.Error)) {
+			if _, coded := errors.AsType[*rpc.Error](err); coded || len(a.pointers) == 1 {
 				return err
 			}
 			return fmt.Errorf("argument %d: %w", i+1, err)

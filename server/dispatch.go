@@ -59,7 +59,7 @@ func (s *Service) find(req *bus.Request, now time.Time) (*endpoint, error) {
 
 // admit takes the job in. Its deadline runs from here on.
 func (s *Service) admit(j *job) verdict {
-	j.watch = startWatch(j, time.Until(j.ctx.deadline))
+	j.watch = startWatch(j, j.req.Timeout)
 	s.active.add(j)
 	v := j.ep.gate.enter(j)
 	if v == shed {

@@ -39,6 +39,7 @@ func (g *gate) enter(j *job) verdict {
 		return shed
 	}
 	g.bytes += size
+	j.waited = true
 	g.waiting.push(j)
 	return queued
 }

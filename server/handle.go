@@ -67,10 +67,19 @@ type Validator interface {
 
 // validator returns the check for params of type P, nil when there is none.
 func validator[P any]() func(any) error {
-	if _, ok := any((*P)(nil)).(Validator); !ok {
+	if _, ok := any((*P)(nil)).(Validator); ok {
+		return func(params any) error { return params.(Validator).Validate() }
+	}
+	if _, ok := any(*new(P)).(Validator); !ok {
 		return nil
 	}
-	return func(params any) error { return params.(Validator).Validate() }
+	return func(params any) error { // P is a pointer
+		p := *params.(*P)
+		if reflect.ValueOf(p).IsNil() {
+			return rpc.InvalidArgument.Errorf("params: they can't be null")
+		}
+		return any(p).(Validator).Validate()
+	}
 }
 
 // MethodOption changes how one method is served.

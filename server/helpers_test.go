@@ -66,6 +66,21 @@ func receive[T any](t testing.TB, what string, c <-chan T) T {
 	}
 }
 
+// await waits until a condition holds that nothing signals.
+func await(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	end := time.After(patience)
+	for !holds() {
+		select {
+		case <-tick.C:
+		case <-end:
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
 // logbook collects what a bus and its services log.
 type logbook struct {
 	mu      sync.Mutex

@@ -22,7 +22,8 @@ const (
 // intake reads the service's subscription. Readers take turns: one that has
 // taken a message serves it itself, which saves a hand-over between goroutines,
 // and one that takes the last waiting place puts another in it first. So a slow
-// handler never keeps the next message waiting.
+// handler never keeps the next message waiting. Calls from this process are run
+// by the same readers.
 //
 // Few readers wait, so that one that is done finds the next message without
 // going to sleep. Those that rest are called back last in, first out: their
@@ -33,13 +34,13 @@ type intake struct {
 	waiting atomic.Int32
 
 	mu      sync.Mutex
-	resting []chan struct{}
+	resting []chan *job
 	closed  bool
 }
 
 func (in *intake) open() {
 	in.msgs = make(chan *nats.Msg, intakeBuffer)
-	in.svc.workers.Go(in.read)
+	in.call(nil)
 }
 
 // close lets the readers end when they have served what is in the buffer.
@@ -55,51 +56,65 @@ func (in *intake) close() {
 	in.resting = nil
 }
 
-func (in *intake) read() {
-	wake := make(chan struct{}, 1)
+// work runs j, if there is one, and serves what comes in, until it is not
+// needed any more.
+func (in *intake) work(j *job) {
+	wake := make(chan *job, 1)
 	for {
-		in.waiting.Add(1)
-		msg, open := <-in.msgs
-		last := in.waiting.Add(-1) == 0
-		if !open {
+		if j != nil {
+			in.svc.runFrom(j)
+		} else if !in.serveOne() {
 			return
 		}
-		if last {
-			in.call()
+		j = nil
+		if in.waiting.Load() < waitingReaders {
+			continue
 		}
-		in.svc.serve(msg)
-		if in.waiting.Load() >= waitingReaders && !in.rest(wake) {
+		var needed bool
+		if j, needed = in.rest(wake); !needed {
 			return
 		}
 	}
 }
 
-// call brings in one more reader.
-func (in *intake) call() {
+// serveOne takes the next message and serves it; it reports false after the
+// last.
+func (in *intake) serveOne() bool {
+	in.waiting.Add(1)
+	msg, open := <-in.msgs
+	last := in.waiting.Add(-1) == 0
+	if !open {
+		return false
+	}
+	if last {
+		in.call(nil)
+	}
+	in.svc.serve(msg)
+	return true
+}
+
+// call brings in one more reader, which runs j first unless that is nil.
+func (in *intake) call(j *job) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if n := len(in.resting); n > 0 {
 		wake := in.resting[n-1]
 		in.resting = in.resting[:n-1]
-		wake <- struct{}{} // has room: a reader rests once at a time
+		wake <- j // has room: a reader rests once at a time
 		return
 	}
-	in.svc.workers.Go(in.read)
+	in.svc.workers.Go(func() { in.work(j) })
 }
 
-// rest waits until the reader is called; it reports false when enough rest.
-func (in *intake) rest(wake chan struct{}) bool {
+// rest waits until the reader is called, and returns what it is to run first.
+// It reports false when enough of them rest.
+func (in *intake) rest(wake chan *job) (j *job, needed bool) {
 	in.mu.Lock()
-	if !in.closed {
-		if len(in.resting) >= restingReaders {
-			in.mu.Unlock()
-			return false
-		}
-		in.resting = append(in.resting, wake)
-		in.mu.Unlock()
-		<-wake
-		return true
+	if in.closed || len(in.resting) >= restingReaders {
+		defer in.mu.Unlock()
+		return nil, in.closed // what is left in the buffer is served still
 	}
+	in.resting = append(in.resting, wake)
 	in.mu.Unlock()
-	return true
+	return <-wake, true
 }

@@ -28,8 +28,10 @@ type job struct {
 	next     *job
 	received time.Time
 	answered atomic.Bool
+	waited   bool // for a place to run
 
-	// local is set for a call from this process; it is closed when outcome is.
+	// local is set for a call from this process: it gets one signal, when
+	// outcome is there.
 	local   chan struct{}
 	outcome outcome
 }
@@ -74,7 +76,7 @@ func (j *job) run() {
 	if j.answered.Load() { // its time ran out while it waited
 		return
 	}
-	if !time.Now().Before(j.ctx.deadline) { // the watch is about to say so
+	if j.waited && !time.Now().Before(j.ctx.deadline) { // the watch is about to say so
 		j.expire()
 		return
 	}
@@ -194,10 +196,10 @@ func (j *job) succeed(payload []byte) {
 	switch {
 	case j.local != nil:
 		j.outcome.result = j.call.Result
-		close(j.local)
+		j.local <- struct{}{}
 	case j.req.Reply != "":
 		msg := nats.Msg{Subject: j.req.Reply, Data: payload}
-		if j.req.ContentType != "" {
+		if _, json := j.codec.(bus.JSON); !json { // EncodeResult has left room for it
 			msg.Header = nats.Header{bus.HeaderContentType: []string{j.codec.ContentType()}}
 		}
 		j.svc.publish(&msg)
@@ -213,7 +215,7 @@ func (j *job) fail(err *rpc.Error) {
 		Dur("took", time.Since(j.received)).Msg("call failed")
 	if j.local != nil {
 		j.outcome.err = err
-		close(j.local)
+		j.local <- struct{}{}
 		return
 	}
 	j.svc.answer(j.req.Reply, err)

@@ -2,7 +2,7 @@ package server
 
 import (
 	"context"
-	"time"
+	"sync"
 
 	"rpc.do"
 	"rpc.do/bus"
@@ -12,7 +12,7 @@ import (
 // deadline and errors as a call from the bus, without the bus. See
 // bus.LocalService.
 func (s *Service) ServeLocal(ctx context.Context, req *bus.Request, params bus.LocalParams) (any, error) {
-	now := time.Now()
+	now := req.Sent
 	ep, err := s.find(req, now)
 	if err != nil {
 		return nil, remote(err)
@@ -24,7 +24,8 @@ func (s *Service) ServeLocal(ctx context.Context, req *bus.Request, params bus.L
 	} else if j.req.Payload, err = params.Encode(); err != nil { // read where it runs, as a call from the bus is
 		return nil, err
 	}
-	j.local = make(chan struct{})
+	j.local = signals.Get().(chan struct{})
+	defer signals.Put(j.local) // its one signal has been taken by then
 	if err := s.startLocal(j); err != nil {
 		return nil, remote(err)
 	}
@@ -40,6 +41,8 @@ func (s *Service) ServeLocal(ctx context.Context, req *bus.Request, params bus.L
 	return j.outcome.result, nil
 }
 
+var signals = sync.Pool{New: func() any { return make(chan struct{}, 1) }}
+
 // startLocal admits the job and sees to it that somebody runs it.
 func (s *Service) startLocal(j *job) error {
 	s.lifecycle.RLock()
@@ -49,10 +52,12 @@ func (s *Service) startLocal(j *job) error {
 	}
 	switch s.admit(j) {
 	case runNow:
-		s.workers.Go(func() { s.runFrom(j) })
+		s.intake.call(j)
 	case shed:
 		err := s.overloaded(j)
-		j.claim(err)
+		if !j.claim(err) { // its time ran out just now: take the signal that says so
+			<-j.local
+		}
 		return err
 	}
 	return nil

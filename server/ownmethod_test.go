@@ -123,6 +123,9 @@ func (n *number) OwnToo() bool { return n != nil }
 
 func TestOwnMethodsAreThoseDeclaredOnTheType(t *testing.T) {
 	t.Parallel()
+	_, _ = ambiguous{}.other, (*other).Shadowed // used by reflection only, which linters don't see
+	_, _ = genericOuter[int]{}.generic, (*generic[int]).Promoted
+	_, _ = generic[int].Shadowed, (*generic[int]).ShadowedToo
 	both := []string{"CallsPromoted", "Closure", "Deferred", "DevirtualizedCall", "Long", "MethodExpression",
 		"OtherSignature", "Own", "OwnByValue", "Shadowed", "ShadowedByValue", "ShadowedThroughContext", "UsesMethodValue"}
 	for _, tt := range []struct {

@@ -98,15 +98,9 @@ func (subs *subscriptions) unsubscribe() {
 	if subs.cancel != nil {
 		_ = subs.cancel.Unsubscribe()
 	}
-	subs.hide()
-}
-
-// hide ends discovery.
-func (subs *subscriptions) hide() {
 	for _, sub := range subs.discovery {
-		_ = sub.Unsubscribe() // see unsubscribe
+		_ = sub.Unsubscribe()
 	}
-	subs.discovery = nil
 }
 
 func (s *Service) shutdown(subs *subscriptions) error {
@@ -117,8 +111,8 @@ func (s *Service) shutdown(subs *subscriptions) error {
 	s.state = draining
 	s.lifecycle.Unlock()
 
-	subs.hide() // first, so that nobody is pointed to what goes away
-	stopIntake(subs.calls, deadline)
+	// Discovery first, so that nobody is pointed to what goes away.
+	stopIntake(append(subs.discovery, subs.calls), deadline)
 	s.intake.close()
 
 	finished := make(chan struct{})
@@ -139,18 +133,31 @@ func (s *Service) shutdown(subs *subscriptions) error {
 	return err
 }
 
-// stopIntake unsubscribes so that no message is lost: it tells the bus and
-// waits until all that was on its way has arrived.
-func stopIntake(sub *nats.Subscription, deadline time.Time) {
-	closed := sub.StatusChanged(nats.SubscriptionClosed)
-	if sub.Drain() == nil {
-		select {
-		case <-closed:
-			return
-		case <-time.After(time.Until(deadline)):
+// stopIntake unsubscribes, in that order, so that no message is lost: it tells
+// the bus and waits until all that was on its way has arrived.
+func stopIntake(subs []*nats.Subscription, deadline time.Time) {
+	closed := make([]<-chan nats.SubStatus, len(subs))
+	for i, sub := range subs {
+		closed[i] = sub.StatusChanged(nats.SubscriptionClosed)
+		if sub.Drain() != nil {
+			closed[i] = nil // the connection is gone, and the subscription with it
 		}
 	}
-	_ = sub.Unsubscribe()
+	expired := time.NewTimer(time.Until(deadline))
+	defer expired.Stop()
+	for i := range subs {
+		if closed[i] == nil {
+			continue
+		}
+		select {
+		case <-closed[i]:
+		case <-expired.C:
+			for _, sub := range subs[i:] {
+				_ = sub.Unsubscribe()
+			}
+			return
+		}
+	}
 }
 
 // awaitWork waits until calls and background work have ended, cancels them when

@@ -21,9 +21,12 @@ type runningList struct {
 	_     [48]byte // keeps two locks off one cache line
 }
 
-// list returns the list for calls with that reply subject. The last byte of a
-// reply subject is the most random one.
-func (r *running) list(reply string) *runningList {
+// list returns the list for a call. The last byte of a reply subject or an id
+// is the most random one.
+func (r *running) list(reply, id string) *runningList {
+	if reply == "" {
+		reply = id
+	}
 	if reply == "" {
 		return &r.lists[0]
 	}
@@ -31,7 +34,7 @@ func (r *running) list(reply string) *runningList {
 }
 
 func (r *running) add(j *job) {
-	l := r.list(j.req.Reply)
+	l := r.list(j.req.Reply, j.req.ID)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	j.next = l.first
@@ -42,7 +45,7 @@ func (r *running) add(j *job) {
 }
 
 func (r *running) remove(j *job) {
-	l := r.list(j.req.Reply)
+	l := r.list(j.req.Reply, j.req.ID)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if j.prev != nil {
@@ -58,7 +61,7 @@ func (r *running) remove(j *job) {
 
 // byReply returns the call with that reply subject, or nil.
 func (r *running) byReply(reply string) *job {
-	l := r.list(reply)
+	l := r.list(reply, "")
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for j := l.first; j != nil; j = j.next {

@@ -16,7 +16,7 @@ type schemaItem struct {
 	Qty   int      `json:"qty,omitempty" jsonschema:"how many"`
 	Price *float64 `json:"price"`
 	Tags  []string `json:"tags,omitempty"`
-	note  string
+	_     string
 	Skip  chan int `json:"-"`
 }
 
@@ -33,8 +33,8 @@ type (
 	schemaSlice   []schemaSlice
 	schemaMap     map[string]schemaMap
 	schemaSelf    struct {
-		*schemaSelf
-		A int `json:"a"`
+		*schemaSelf     //lint:ignore U1000 looked at by reflection
+		A           int `json:"a"`
 	}
 	schemaQuoted struct {
 		N int `json:"n,string"`
@@ -49,7 +49,7 @@ type (
 	schemaBadTag struct {
 		A int `json:"a" jsonschema:"type=integer"`
 	}
-	schemaAsText  struct{ x int }
+	schemaAsText  struct{}
 	schemaEmpty   struct{}
 	schemaGrown0  struct{ A, B, C, D schemaGrown1 }
 	schemaGrown1  struct{ A, B, C, D schemaGrown2 }
@@ -64,10 +64,9 @@ type (
 	}
 )
 
-func (schemaAsText) MarshalText() ([]byte, error)   { return nil, nil }
-func (*schemaCustom) UnmarshalJSON([]byte) error    { return nil }
-func (schemaCustom) MarshalJSON() ([]byte, error)   { return nil, nil }
-func (s *schemaItem) use() (string, *schemaPointer) { return s.note, nil }
+func (schemaAsText) MarshalText() ([]byte, error) { return nil, nil }
+func (*schemaCustom) UnmarshalJSON([]byte) error  { return nil }
+func (schemaCustom) MarshalJSON() ([]byte, error) { return nil, nil }
 
 func TestSchemaDescribesWhatJSONHolds(t *testing.T) {
 	t.Parallel()

@@ -122,7 +122,7 @@ func (a *app) runBenchCall(ctx context.Context, f *benchFlags) error {
 	var srv *natsd.Server
 	if f.server == "" {
 		var err error
-		if srv, err = natsd.Start(ctx, natsd.Config{
+		if srv, err = startServer(ctx, natsd.Config{
 			Port: natsd.FreePort, NoJetStream: true, MaxPayload: int32(max(natsd.DefaultMaxPayload, f.size+sizeRoom)),
 		}); err != nil {
 			return err
@@ -164,7 +164,7 @@ func (f *benchFlags) connector(a *app, srv *natsd.Server, t bench.Transport) fun
 
 func (a *app) benchProgress(name string, concurrency int) {
 	if a.env.ErrTerminal {
-		fmt.Fprintf(a.env.Err, "measuring %s, %d at once\n", name, concurrency)
+		a.note("measuring %s, %d at once", name, concurrency)
 	}
 }
 
@@ -186,8 +186,16 @@ func printRows(w *tabwriter.Writer, rows []bench.Row) {
 	for _, r := range rows {
 		fmt.Fprintf(w, "%s\t%d\t%.0f\t%s\t%s", r.Name, r.Concurrency, r.OpsPerS, micros(r.P50us), micros(r.P99us))
 		if b := r.Baseline; b != nil {
-			fmt.Fprintf(w, "\t%.0f\t%s\t%s\t%.2f×\t%.2f×", b.OpsPerS, micros(b.P50us), micros(b.P99us), r.ThroughputRatio, r.LatencyRatio)
+			fmt.Fprintf(w, "\t%.0f\t%s\t%s\t%s\t%s", b.OpsPerS, micros(b.P50us), micros(b.P99us), times(r.ThroughputRatio), times(r.LatencyRatio))
 		}
 		fmt.Fprintln(w)
 	}
+}
+
+// times writes a ratio for people.
+func times(ratio float64) string {
+	if ratio < 0.1 {
+		return fmt.Sprintf("%.2g×", ratio)
+	}
+	return fmt.Sprintf("%.2f×", ratio)
 }

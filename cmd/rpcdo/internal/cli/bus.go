@@ -2,12 +2,13 @@ package cli
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"net"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"rpc.do"
 	"rpc.do/bus/natsd"
 )
 
@@ -90,23 +91,40 @@ func (a *app) runBus(ctx context.Context, f *busFlags) error {
 	if err != nil {
 		return err
 	}
-	srv, err := natsd.Start(ctx, cfg)
+	srv, err := startServer(ctx, cfg)
 	if err != nil {
 		return interrupted(ctx, err)
 	}
 	defer srv.Shutdown()
-	fmt.Fprintf(a.env.Err, "rpcdo bus: listening on %s, store %s, sync %v\n", srv.Address(), cfg.StoreDir, cfg.Sync)
+	a.note("rpcdo bus: listening on %s, store %s, sync %v", srv.Address(), cfg.StoreDir, cfg.Sync)
 	if cfg.Cluster != nil {
-		fmt.Fprintf(a.env.Err, "rpcdo bus: waiting for a majority of the cluster's %d members\n", len(cfg.Cluster.Routes))
+		a.note("rpcdo bus: waiting for a majority of the cluster's %d members", len(cfg.Cluster.Routes))
 	}
 	if err := srv.WaitReady(ctx); err != nil {
 		return interrupted(ctx, err)
 	}
-	if err := a.readyLine(ready{Ready: srv.URL()}); err != nil {
+	if err := a.readyLine(ready{Ready: srv.URL(), Store: cfg.StoreDir, Sync: cfg.Sync.String()}); err != nil {
 		return err
 	}
 	<-ctx.Done()
 	return nil
+}
+
+// startServer starts a server. Its errors are in terms of flags.
+func startServer(ctx context.Context, cfg natsd.Config) (*natsd.Server, error) {
+	srv, err := natsd.Start(ctx, cfg)
+	switch {
+	case err == nil:
+		return srv, nil
+	case isConfigError(err):
+		return nil, usageError{err} // the commands check their flags: not expected
+	case strings.Contains(err.Error(), "Config.Cluster.Port"):
+		return nil, failf(rpc.FailedPrecondition, "%s", strings.ReplaceAll(err.Error(), "Config.Cluster.Port", "--cluster-port"))
+	case errors.Is(err, context.Canceled):
+		return nil, err
+	default:
+		return nil, failure{rpc.FailedPrecondition, err}
+	}
 }
 
 // config turns the flags into the server's config, or says which are wrong.

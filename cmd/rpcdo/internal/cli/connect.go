@@ -81,10 +81,12 @@ func isRefusal(err error) bool {
 func (c *connection) explain(err error) error {
 	switch {
 	case isConfigError(err):
-		text := strings.NewReplacer("Config.URLs", "--server", "Config.CredentialsFile", "--creds").Replace(err.Error())
+		text := strings.NewReplacer("Config.URLs[0]", "--server", "Config.URLs", "--server", "Config.CredentialsFile", "--creds").Replace(err.Error())
 		return usagef("%s", strings.TrimPrefix(text, "bus: "))
 	case isRefusal(err) && c.creds != "":
 		return failf(rpc.Unauthenticated, "%s refused the credentials in %s: %w", c.where(), c.creds, err)
+	case isRefusal(err) && strings.Contains(c.server, "@"):
+		return failf(rpc.Unauthenticated, "%s refused the credentials in its URL: check user and password: %w", c.where(), err)
 	case isRefusal(err):
 		return failf(rpc.Unauthenticated, "%s wants credentials: give --creds FILE, or a user and password as in "+
 			"--server nats://user:password@host:port (or NATS_CREDS, NATS_URL)", c.where())

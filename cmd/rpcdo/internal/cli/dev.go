@@ -60,7 +60,7 @@ func (a *app) runDev(ctx context.Context, f *devFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	srv, err := natsd.Start(ctx, natsd.Config{Port: port, StoreDir: store, Sync: natsd.SyncInterval, Logger: log})
+	srv, err := startServer(ctx, natsd.Config{Port: port, StoreDir: store, Sync: natsd.SyncInterval, Logger: log})
 	if err != nil {
 		return interrupted(ctx, err)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -60,9 +59,6 @@ func describe(err error) problem {
 		p.RetryAfterMs = e.RetryAfter.Milliseconds()
 		return p
 	}
-	if errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, syscall.EACCES) {
-		p.Code = rpc.FailedPrecondition.String()
-	}
 	return p
 }
 
@@ -107,8 +103,11 @@ func oneLine(text string) string {
 	for _, prefix := range []string{"bus: ", "natsd: "} {
 		text = strings.TrimPrefix(text, prefix)
 	}
-	if strings.ContainsAny(text, "\r\n") {
-		text = strings.Join(strings.Fields(text), " ")
+	var lines []string
+	for line := range strings.Lines(text) {
+		if line = strings.TrimSpace(line); line != "" {
+			lines = append(lines, line)
+		}
 	}
-	return plain(text)
+	return plain(strings.Join(lines, "; "))
 }

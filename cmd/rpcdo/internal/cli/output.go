@@ -25,6 +25,14 @@ func (a *app) printJSON(v any) error {
 	return err
 }
 
+// note tells people something on stderr; programs, who use --json, are told in
+// the result.
+func (a *app) note(format string, args ...any) {
+	if !a.json {
+		fmt.Fprintf(a.env.Err, format+"\n", args...)
+	}
+}
+
 // printTable prints what write writes, with tabs between columns.
 func (a *app) printTable(write func(*tabwriter.Writer)) error {
 	var b bytes.Buffer

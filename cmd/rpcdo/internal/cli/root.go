@@ -8,7 +8,9 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -69,7 +71,7 @@ the work is done, 1 when it failed, 2 when the command line is wrong.`,
 		Version:       version().Version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
+		Args:          noSuchCommand,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print results and errors as JSON")
@@ -96,20 +98,30 @@ func (a *app) finishCommands(cmd *cobra.Command) {
 	}
 }
 
+// noSuchCommand refuses what is no command, and says which it may have been.
+func noSuchCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	cmd.SuggestionsMinimumDistance = 2
+	if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
+		return fmt.Errorf("%s has no command %q: did you mean %s?", cmd.Name(), args[0], strings.Join(like, " or "))
+	}
+	return fmt.Errorf("%s has no command %q", cmd.Name(), args[0])
+}
+
 // group returns a command that only holds others.
 func group(cmd *cobra.Command, subs ...*cobra.Command) *cobra.Command {
-	names := ""
+	words := make([]string, len(subs))
 	for i, sub := range subs {
-		if i > 0 {
-			names += ", "
-		}
-		names += sub.Name()
+		words[i] = sub.Name()
 	}
+	names := strings.Join(words, ", ")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
-			return usagef("%s has no command %q: it has %s", cmd.CommandPath(), args[0], names)
+			return usagef("%s has no command %q: it has %s", cmd.Name(), args[0], names)
 		}
-		return usagef("%s needs a command: %s", cmd.CommandPath(), names)
+		return usagef("%s needs a command: %s", cmd.Name(), names)
 	}
 	cmd.AddCommand(subs...)
 	return cmd

@@ -99,8 +99,5 @@ func interrupted(ctx context.Context, err error) error {
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		return nil
 	}
-	if isConfigError(err) {
-		return usageError{err}
-	}
 	return err
 }

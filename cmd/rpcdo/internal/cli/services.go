@@ -16,8 +16,8 @@ func (a *app) services() *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "services",
 		Short: "Show which services run, what they offer and how they do",
-		Long: `Asks the services on the bus about themselves (NATS ADR-32, $SRV) and waits until
-no more answers come, a second at most.`,
+		Long: `Asks the services on the bus about themselves (NATS ADR-32, $SRV) and waits
+until no more answers come, a second at most.`,
 		Example: `  rpcdo services ls
   rpcdo services info math
   rpcdo services stats --json`,
@@ -31,8 +31,8 @@ func (a *app) servicesList() *cobra.Command {
 		Use:     "ls [flags]",
 		Aliases: []string{"list"},
 		Short:   "List the services that run",
-		Long: `Lists the services that run, one line for each version: how many instances it has
-and its methods. Nothing running is no error.`,
+		Long: `Lists the services that run, one line for each version, with how many instances
+and methods it has. Nothing running is no error.`,
 		Example: "  rpcdo services ls\n  rpcdo services ls --json --server nats://bus.example:4222",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -48,7 +48,7 @@ and its methods. Nothing running is no error.`,
 				return a.printJSON(list)
 			}
 			if len(deployed) == 0 {
-				fmt.Fprintln(a.env.Err, "rpcdo: no services answered")
+				a.note("rpcdo: no services answered")
 				return nil
 			}
 			return a.printTable(func(w *tabwriter.Writer) {
@@ -101,10 +101,10 @@ func (a *app) servicesStats() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "stats [service] [flags]",
 		Short: "Show how many calls the methods had, and how long they took",
-		Long: `Shows, for each method, the calls since its instances started: how many, how many
-failed, how many run now, and how long they took. Numbers of instances are added
-up; percentiles are those of the slowest instance. A dash is what a service does
-not tell.`,
+		Long: `Shows, for each method, the calls since its instances started: how many, how
+many failed, how many run now, and how long they took. What instances counted is
+added up; percentiles are those of the slowest instance. A dash is what a
+service does not tell.`,
 		Example: "  rpcdo services stats\n  rpcdo services stats math --json",
 		Args:    atMostOneService,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -120,7 +120,7 @@ not tell.`,
 				return a.printJSON(loads)
 			}
 			if len(loads) == 0 {
-				fmt.Fprintln(a.env.Err, "rpcdo: no services answered")
+				a.note("rpcdo: no services answered")
 				return nil
 			}
 			return a.printTable(func(w *tabwriter.Writer) { printLoads(w, loads) })
@@ -173,10 +173,10 @@ func ask[T any](ctx context.Context, a *app, c *connection, verb micro.Verb, ser
 		return nil, err
 	}
 	if got.more {
-		fmt.Fprintf(a.env.Err, "rpcdo: there are more services than these: only %d answers were taken\n", len(got.answers))
+		a.note("rpcdo: there are more services than these: only %d answers were taken", len(got.answers))
 	}
 	if got.odd > 0 {
-		fmt.Fprintf(a.env.Err, "rpcdo: %d answers could not be read\n", got.odd)
+		a.note("rpcdo: %d answers could not be read", got.odd)
 	}
 	if service != "" && len(got.answers) == 0 {
 		return nil, failf(rpc.NotFound, "no service %q answered on %s: `rpcdo services ls` shows what runs", service, c.where())

@@ -55,8 +55,8 @@ type Call struct {
 	// OneWay says that no answer is wanted. Result is nil then.
 	OneWay bool
 
-	// Params and Result point to the values: a *P and a *R. Params is nil on
-	// the serving side of a method whose params are not one value.
+	// Params and Result point to the values: a *P and a *R. Methods registered
+	// in the class style have params of a type of package server's own.
 	Params any
 	Result any
 }

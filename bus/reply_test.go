@@ -126,7 +126,7 @@ func TestForeignReplies(t *testing.T) {
 		"inbox of many bytes":          strings.Repeat("x", 200) + "-" + nuid + ".1.t5000-m",
 	} {
 		if info, ok := parseReply("_INBOX."+rest, "_INBOX"); ok {
-			t.Errorf("%s: %s was read as %+v", what, rest, info)
+			t.Errorf("%s: %q was read as %+v", what, rest, info)
 		}
 	}
 	if _, ok := parseReply(nats.NewInbox(), "_INBOX"); ok {

@@ -3,8 +3,10 @@ package client
 import (
 	"context"
 	"maps"
+	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"rpc.do"
 	"rpc.do/bus"
@@ -39,7 +41,7 @@ func New(b *bus.Bus, cfg Config) *Client {
 func (c *Client) Close() {
 	c.closing.Do(func() {
 		c.pending.close()
-		c.outbox.wait()
+		c.outbox.close()
 		for _, stop := range c.stop {
 			stop()
 		}
@@ -116,6 +118,11 @@ func checkCall(call *rpc.Call) error {
 	if err := rpc.ValidateMethod(call.Method); err != nil {
 		return rpc.InvalidArgument.Errorf("%w", err)
 	}
+	if call.Object != "" {
+		if err := checkObject(call.Object); err != nil {
+			return err
+		}
+	}
 	if call.ID != "" {
 		if err := bus.ValidateID(call.ID); err != nil {
 			return err
@@ -127,6 +134,17 @@ func checkCall(call *rpc.Call) error {
 				return err
 			}
 		}
+	}
+	return nil
+}
+
+// checkObject checks the id of an object, which travels in a header.
+func checkObject(id string) error {
+	if err := rpc.ValidateObjectID(id); err != nil {
+		return rpc.InvalidArgument.Errorf("%w", err)
+	}
+	if strings.TrimSpace(id) != id || strings.ContainsFunc(id, unicode.IsControl) {
+		return rpc.InvalidArgument.Errorf("object id %.80q: it can't begin or end with a space or have control characters", id)
 	}
 	return nil
 }

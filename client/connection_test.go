@@ -179,7 +179,7 @@ func TestCallWhileDisconnected(t *testing.T) {
 		back := time.Now()
 		got := await(t, call, "the call")
 		wantResult(t, got.result, got.err, 5)
-		within(t, time.Since(back), 500*time.Millisecond)
+		within(t, time.Since(back), 800*time.Millisecond)
 	})
 	t.Run("caller gives up", func(t *testing.T) {
 		t.Parallel()

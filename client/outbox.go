@@ -22,26 +22,42 @@ type outbox struct {
 	queue   []*nats.Msg
 	spare   []*nats.Msg
 	sending bool
+	closed  bool
 	senders sync.WaitGroup
 }
 
 // crowd is how many calls under way make an outbox worth its while.
 const crowd = 8
 
-// put takes msg to be sent soon, after those that were put before it.
+// put takes msg to be sent soon, after those that were put before it. When the
+// outbox is closed msg has failed at once.
 func (o *outbox) put(msg *nats.Msg) {
+	if !o.enqueue(msg) {
+		o.failed(msg)
+	}
+}
+
+func (o *outbox) enqueue(msg *nats.Msg) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.closed {
+		return false
+	}
 	o.queue = append(o.queue, msg)
 	if !o.sending {
 		o.sending = true
 		o.senders.Go(o.send)
 	}
+	return true
 }
 
-// wait waits until everything that was put has been sent. Nothing may be put
-// meanwhile.
-func (o *outbox) wait() { o.senders.Wait() }
+// close takes no more and waits until everything that was put has been sent.
+func (o *outbox) close() {
+	o.mu.Lock()
+	o.closed = true
+	o.mu.Unlock()
+	o.senders.Wait()
+}
 
 func (o *outbox) send() {
 	for {

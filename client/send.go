@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"math/rand/v2"
 	"reflect"
@@ -201,6 +202,7 @@ func (t *transmission) attempt(now time.Time) time.Time {
 		t.first = number
 	}
 	t.attempts++
+	t.tries = t.attempts // how long the connection was away is no reason to wait longer now
 	t.paid = false
 	t.outstanding[t.waiting] = sentAttempt{number, msg.Reply}
 	t.waiting++
@@ -276,8 +278,14 @@ func (c *Client) readResult(call *rpc.Call, msg *nats.Msg) error {
 	if !ok {
 		return rpc.Internal.Errorf("%s: the result has the content type %.80q, which is not known here", call.Name(), contentType)
 	}
-	if _, none := call.Result.(*rpc.None); none && len(msg.Data) == 0 {
-		return nil
+	if len(msg.Data) == 0 { // what a plain service that has nothing to say may send
+		switch result := call.Result.(type) {
+		case *rpc.None:
+			return nil
+		case *json.RawMessage:
+			*result = json.RawMessage("null")
+			return nil
+		}
 	}
 	if err := codec.Unmarshal(msg.Data, call.Result); err != nil {
 		return rpc.Internal.Errorf("%s: the result can't be read as %s: %w", call.Name(), reflect.TypeOf(call.Result).Elem(), err)

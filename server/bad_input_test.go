@@ -499,7 +499,7 @@ func TestPanicInTheLog(t *testing.T) {
 		_, err := sameFail.Call(t.Context(), c, failParams{how})
 		requireCode(t, err, rpc.Internal)
 		line := log.await(t, how, func(l logLine) bool { return l.has("panic", cause) })
-		if line["level"] != "error" || line["caller"] != "test" || !line.has("stack", "server_test.fail") {
+		if line["level"] != "error" || line["from"] != "test" || !line.has("stack", "server_test.fail") {
 			t.Errorf("the log line is %v", line)
 		}
 	}

@@ -107,7 +107,7 @@ func (s *Service) runOne(j *job) {
 // refuse answers a request that can't become a call.
 func (s *Service) refuse(req *bus.Request, err error) {
 	e := invalid(err).(*rpc.Error)
-	s.log.Warn().Str("method", bounded(req.Method)).Str("id", req.ID).Str("caller", req.Caller).
+	s.log.Warn().Str("method", bounded(req.Method)).Str("id", req.ID).Str("from", req.Caller).
 		Str("code", e.Code.String()).Str("error", e.Message).Msg("request refused")
 	s.answer(req.Reply, e)
 }

@@ -204,7 +204,7 @@ func TestUncodedErrorStaysInTheLog(t *testing.T) {
 				t.Errorf("the text leaked: %s", got)
 			}
 			line := h.logs.await(t, "the uncoded error", func(l logLine) bool { return l.has("error", secret) })
-			if !line.has("level", "warn") || line["service"] != "back" || line["method"] != "go" || line["caller"] != "test" || line["id"] == "" {
+			if !line.has("level", "warn") || line["service"] != "back" || line["method"] != "go" || line["from"] != "test" || line["id"] == "" {
 				t.Errorf("the log line is %v", line)
 			}
 			contains(t, e.Message, fmt.Sprint(line["id"]))

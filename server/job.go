@@ -234,5 +234,5 @@ func (j *job) claim(err *rpc.Error) bool {
 }
 
 func (j *job) log(level zerolog.Level) *zerolog.Event {
-	return j.svc.log.WithLevel(level).Str("method", j.ep.name).Str("id", j.req.ID).Str("caller", j.req.Caller)
+	return j.svc.log.WithLevel(level).Str("method", j.ep.name).Str("id", j.req.ID).Str("from", j.req.Caller)
 }

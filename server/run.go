@@ -16,6 +16,9 @@ import (
 // contexts were cancelled.
 const cancelGrace = 2 * time.Second
 
+// flushTimeout is how long a shutdown waits for its last answers to be sent.
+const flushTimeout = 5 * time.Second
+
 // Run serves calls until ctx ends, then shuts down: it stops taking calls,
 // finishes those it has taken within the drain timeout, cancels what is left,
 // waits for WaitUntil work and sends what is buffered. A rolling restart loses
@@ -112,7 +115,11 @@ func (s *Service) shutdown(subs *subscriptions) error {
 	s.lifecycle.Unlock()
 
 	// Discovery first, so that nobody is pointed to what goes away.
-	stopIntake(append(subs.discovery, subs.calls), deadline)
+	if s.bus.Connected() {
+		stopIntake(append(subs.discovery, subs.calls), deadline)
+	} else { // there is nothing on its way
+		subs.unsubscribe()
+	}
 	s.intake.close()
 
 	finished := make(chan struct{})
@@ -123,14 +130,27 @@ func (s *Service) shutdown(subs *subscriptions) error {
 	}()
 	err := s.awaitWork(finished, time.Until(deadline))
 	subs.unsubscribe()
-	if flushErr := s.bus.Conn().FlushTimeout(5 * time.Second); flushErr != nil && err == nil {
-		err = fmt.Errorf("server: stop %s: flush: %w", s.name, flushErr)
-	}
+	err = errors.Join(err, s.flush())
 	s.lifecycle.Lock()
 	s.state = stopped
 	s.lifecycle.Unlock()
 	s.log.Info().Err(err).Msg("stopped")
 	return err
+}
+
+// flush sends the answers that the connection has not sent yet.
+func (s *Service) flush() error {
+	conn := s.bus.Conn()
+	if !s.bus.Connected() {
+		if n, err := conn.Buffered(); err == nil && n > 0 {
+			return fmt.Errorf("server: stop %s: the bus is not connected and %d bytes of answers are not sent", s.name, n)
+		}
+		return nil
+	}
+	if err := conn.FlushTimeout(flushTimeout); err != nil {
+		return fmt.Errorf("server: stop %s: flush: %w", s.name, err)
+	}
+	return nil
 }
 
 // stopIntake unsubscribes, in that order, so that no message is lost: it tells

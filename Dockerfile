@@ -15,6 +15,6 @@ RUN mkdir /out/data
 FROM scratch
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
 COPY --from=build /out/rpcdo /rpcdo
-COPY --from=build --chown=65532:65532 --chmod=700 /out/data /data
+COPY --from=build --chown=65532:65532 /out/data /data
 USER 65532:65532
 ENTRYPOINT ["/rpcdo"]

@@ -195,9 +195,9 @@ func TestDocumentedCommands(t *testing.T) {
 	}
 	helps := map[string]string{}
 	help := func(words ...string) string {
-		key := strings.Join(append([]string{"rpcdo"}, words...), " ")
+		key := strings.Join(slices.Concat([]string{"rpcdo"}, words), " ")
 		if _, ok := helps[key]; !ok {
-			out, err := exec.CommandContext(t.Context(), program, append(words, "--help")...).CombinedOutput()
+			out, err := exec.CommandContext(t.Context(), program, slices.Concat(words, []string{"--help"})...).CombinedOutput()
 			if err != nil || !regexp.MustCompile(`(?m)^  `+regexp.QuoteMeta(key)+`( |$)`).Match(out) {
 				out = nil // the help of another command, or none
 			}
@@ -335,7 +335,6 @@ func codeBlocks(t *testing.T, doc string) []block {
 	t.Helper()
 	var all []block
 	var open *block
-	within := regexp.MustCompile("`([^`]+)`")
 	for i, line := range readLines(t, doc) {
 		fence, ok := strings.CutPrefix(strings.TrimSpace(line), "```")
 		switch {
@@ -347,7 +346,7 @@ func codeBlocks(t *testing.T, doc string) []block {
 		case open != nil:
 			open.text += line + "\n"
 		default:
-			for _, m := range within.FindAllStringSubmatch(line, -1) {
+			for _, m := range withinLine().FindAllStringSubmatch(line, -1) {
 				all = append(all, block{doc: doc, line: i + 1, lang: "`", text: m[1]})
 			}
 		}
@@ -358,7 +357,10 @@ func codeBlocks(t *testing.T, doc string) []block {
 	return all
 }
 
-// prose returns a document with its blocks of code emptied.
+// withinLine finds code within a line.
+func withinLine() *regexp.Regexp { return regexp.MustCompile("`([^`]+)`") }
+
+// prose returns a document without its code, line by line.
 func prose(t *testing.T, doc string) string {
 	t.Helper()
 	lines, inside := readLines(t, doc), false
@@ -366,6 +368,8 @@ func prose(t *testing.T, doc string) string {
 		fence := strings.HasPrefix(strings.TrimSpace(line), "```")
 		if inside || fence {
 			lines[i] = ""
+		} else if !strings.HasPrefix(line, "#") {
+			lines[i] = withinLine().ReplaceAllString(line, "")
 		}
 		inside = inside != fence
 	}

@@ -65,10 +65,10 @@ func TestBusRestart(t *testing.T) {
 			t.Logf("%s: %s", l.name, describe(failed, begin))
 		}
 	}
-	onceAtMost(t, "do", workers...)
 	for _, w := range workers {
 		w.stop(t, syscall.SIGTERM)
 	}
+	onceAtMost(t, "do", workers...)
 	b.stop(t, syscall.SIGTERM)
 }
 
@@ -91,7 +91,9 @@ func TestBusStaysAway(t *testing.T) {
 		}
 	}
 	begin := time.Now()
-	w.signal(t, syscall.SIGTERM)
-	status := w.wait(t)
-	t.Logf("without a bus the worker ended %v after SIGTERM, status %d: %s", time.Since(begin).Round(time.Millisecond), status, w.stderr.tail())
+	w.stop(t, syscall.SIGTERM)
+	// It has nothing to wait for: no call runs, and none can come.
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("without a bus the worker ended %v after SIGTERM", took)
+	}
 }

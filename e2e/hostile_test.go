@@ -279,7 +279,10 @@ func (tg *target) panics(t *testing.T) {
 			t.Fatalf("error %v, want internal without the panic's text", err)
 		}
 	}
-	if log := tg.worker.stderr.text(); strings.Count(log, "on order") < 100 || !strings.Contains(log, "main.go") {
+	logged := func(log string) bool {
+		return strings.Count(log, "on order") >= 100 && strings.Contains(log, "main.go")
+	}
+	if tg.worker.stderr.until(logged); !logged(tg.worker.stderr.text()) {
 		t.Error("the log does not have the panics and their stacks")
 	}
 }

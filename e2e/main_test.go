@@ -48,11 +48,12 @@ func TestMain(m *testing.M) {
 		select {
 		case sig := <-interrupted:
 			fmt.Fprintln(os.Stderr, "e2e:", sig)
+			killAll()
+			os.Exit(1)
 		case <-out:
 			fmt.Fprintln(os.Stderr, "e2e: out of time: the processes are killed, what follows is of that")
+			killAll()
 		}
-		killAll()
-		signal.Reset()
 	}()
 	status := m.Run()
 	killAll()

@@ -56,9 +56,9 @@ func TestRollingRestart(t *testing.T) {
 			t.Errorf("%s: calls failed in a rolling restart:%s", l.name, describe(failed, records[0].start))
 		}
 	}
-	onceAtMost(t, "do", all...)
 	for _, p := range current {
 		p.stop(t, syscall.SIGTERM)
 	}
+	onceAtMost(t, "do", all...)
 	b.stop(t, syscall.SIGTERM)
 }

@@ -12,32 +12,34 @@ import (
 	"rpc.do/bus"
 )
 
-// serve admits one message and runs its call, or leaves it to whoever frees a
-// place.
-func (s *Service) serve(msg *nats.Msg) {
+// take admits one message and returns its job when that is to run now. A call
+// that has to wait is left to whoever frees a place, and what can't become a
+// call is answered.
+func (s *Service) take(msg *nats.Msg) *job {
 	now := time.Now()
 	req, err := bus.ParseRequest(msg, s.name, s.config.ReplyPrefixes)
 	if errors.Is(err, bus.ErrForeignReply) {
 		s.log.Warn().Str("method", bounded(req.Method)).Str("reply", bounded(msg.Reply)).
 			Msg("request refused: its reply subject is outside the allowed inbox prefixes")
-		return
+		return nil
 	}
 	if err != nil {
 		s.refuse(&req, err)
-		return
+		return nil
 	}
 	ep, err := s.find(&req, now)
 	if err != nil {
 		s.refuse(&req, err)
-		return
+		return nil
 	}
 	j := s.newJob(ep, req, now)
 	switch s.admit(j) {
 	case runNow:
-		s.runFrom(j)
+		return j
 	case shed:
 		s.refuseJob(j)
 	}
+	return nil
 }
 
 // find returns the endpoint for a request, or why there is none.

@@ -8,9 +8,13 @@ import (
 )
 
 // intakeBuffer is how many messages may lie between the connection and the
-// readers. There is always a reader that takes them out within microseconds;
-// the buffer only has to hold what arrives in one burst.
-const intakeBuffer = 64 << 10
+// readers. There is always a reader that takes them out within microseconds.
+// What finds the buffer full is dropped by nats.go without a word to anybody,
+// so that must not come to pass: see relieve.
+const (
+	intakeBuffer = 64 << 10
+	intakeCrowd  = intakeBuffer / 8
+)
 
 // Readers that have nothing to do: so many wait for messages, so many more rest
 // until they are needed. What is over that ends.
@@ -21,9 +25,9 @@ const (
 
 // intake reads the service's subscription. Readers take turns: one that has
 // taken a message serves it itself, which saves a hand-over between goroutines,
-// and one that takes the last waiting place puts another in it first. So a slow
-// handler never keeps the next message waiting. Calls from this process are run
-// by the same readers.
+// and one that is about to run a handler while no other waits brings one in
+// first. So a slow handler never keeps the next message waiting. Calls from
+// this process are run by the same readers.
 //
 // Few readers wait, so that one that is done finds the next message without
 // going to sleep. Those that rest are called back last in, first out: their
@@ -32,6 +36,7 @@ type intake struct {
 	svc     *Service
 	msgs    chan *nats.Msg
 	waiting atomic.Int32
+	crowded atomic.Bool // relieve is at work
 
 	mu      sync.Mutex
 	resting []chan *job
@@ -82,15 +87,55 @@ func (in *intake) work(j *job) {
 func (in *intake) serveOne() bool {
 	in.waiting.Add(1)
 	msg, open := <-in.msgs
-	last := in.waiting.Add(-1) == 0
+	in.waiting.Add(-1)
 	if !open {
 		return false
 	}
-	if last {
+	j := in.svc.take(msg)
+	if len(in.msgs) > intakeCrowd && in.crowded.CompareAndSwap(false, true) {
+		if j != nil {
+			in.call(j)
+		}
+		in.relieve()
+		return true
+	}
+	if j == nil {
+		return true
+	}
+	if in.waiting.Load() == 0 {
 		in.call(nil)
 	}
-	in.svc.serve(msg)
+	in.svc.runFrom(j)
 	return true
+}
+
+// relieve keeps the buffer from filling up while messages come faster than they
+// can be answered, be it that they are refused: taking them out costs far less
+// than that. It runs no handlers, so nothing holds it up.
+func (in *intake) relieve() {
+	defer in.crowded.Store(false)
+	for backlog := in.empty(nil); len(backlog) > 0; backlog = in.empty(backlog) {
+		msg := backlog[0]
+		backlog[0], backlog = nil, backlog[1:]
+		if j := in.svc.take(msg); j != nil {
+			in.call(j)
+		}
+	}
+}
+
+// empty adds what is in the buffer to the backlog.
+func (in *intake) empty(backlog []*nats.Msg) []*nats.Msg {
+	for {
+		select {
+		case msg, open := <-in.msgs:
+			if !open {
+				return backlog
+			}
+			backlog = append(backlog, msg)
+		default:
+			return backlog
+		}
+	}
 }
 
 // call brings in one more reader, which runs j first unless that is nil.

@@ -186,7 +186,7 @@ func flood(t *testing.T, stuck bool) {
 	server.Handle(svc, busyWork, work.work)
 	start(t, svc)
 
-	answers := newAnswers(requests)
+	answers := newAnswers(requests, requests-1-queue)
 	receiver := plainClient(t, srv)
 	inbox := receiver.conn.NewInbox()
 	sub, err := receiver.conn.Subscribe(inbox+".*", answers.take)
@@ -213,14 +213,23 @@ func flood(t *testing.T, stuck bool) {
 	}
 	sent := time.Since(begin)
 	if stuck {
-		await(t, "the refusals", func() bool { return answers.shed.Load() >= requests-1-queue })
+		select {
+		case <-answers.refused:
+		case <-time.After(patience):
+			t.Errorf("only %d requests were refused", answers.shed.Load())
+		}
 		close(work.open)
 	}
 	select {
 	case <-answers.all:
 	case <-time.After(patience):
 		stats, _ := receiver.conn.Request("$SRV.STATS.busy", nil, time.Second)
-		for i := range answers.of { if answers.of[i].Load() != 1 { t.Logf("missing %d", i); break } }
+		for i := range answers.of {
+			if answers.of[i].Load() != 1 {
+				t.Logf("missing %d", i)
+				break
+			}
+		}
 		t.Logf("stats %s", stats.Data)
 		t.Fatalf("%d of %d requests were answered (%d handlers ran, %d ok, %d shed); the service's connection: %v; the log ends: %s",
 			answers.count.Load(), requests, work.ran.Load(), answers.ok.Load(), answers.shed.Load(), b.Conn().LastError(), log.text())
@@ -250,11 +259,16 @@ type answers struct {
 	of              []atomic.Int32
 	count, ok, shed atomic.Int64
 	strange         atomic.Pointer[nats.Msg]
-	all             chan struct{}
+	expected        int64         // refusals when the handler is stuck
+	refused         chan struct{} // closed when there have been so many
+	all             chan struct{} // closed when each request has an answer
 }
 
-func newAnswers(n int) *answers {
-	return &answers{of: make([]atomic.Int32, n), all: make(chan struct{})}
+func newAnswers(n, refusals int) *answers {
+	return &answers{
+		of: make([]atomic.Int32, n), expected: int64(refusals),
+		refused: make(chan struct{}), all: make(chan struct{}),
+	}
 }
 
 func (a *answers) take(msg *nats.Msg) {
@@ -266,7 +280,9 @@ func (a *answers) take(msg *nats.Msg) {
 	case code == "":
 		a.ok.Add(1)
 	case code == "resource_exhausted":
-		a.shed.Add(1)
+		if a.shed.Add(1) == a.expected {
+			close(a.refused)
+		}
 	default:
 		a.strange.Store(msg)
 	}

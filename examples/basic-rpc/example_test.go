@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -30,13 +32,10 @@ func TestMain(m *testing.M) { bustest.Main(m) }
 
 func TestExample(t *testing.T) {
 	t.Parallel()
+	bin := build(t)
+	url := bustest.Server(t).URL()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	bin := t.TempDir()
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", bin, "./service", "./caller").CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
-	url := bustest.Server(t).URL()
 
 	service := startService(ctx, t, filepath.Join(bin, "service"), url)
 
@@ -64,6 +63,21 @@ func TestExample(t *testing.T) {
 	if err := service.Wait(); err != nil {
 		t.Errorf("service after SIGTERM: %v, want exit status 0", err)
 	}
+}
+
+// build builds both programs, with the race detector when the test has it, and
+// returns the folder they are in.
+func build(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	args := []string{"build", "-o", dir}
+	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
+		args = append(args, "-race")
+	}
+	if out, err := exec.CommandContext(t.Context(), "go", append(args, "./service", "./caller")...).CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	return dir
 }
 
 // startService returns when the service says that it takes calls. Its log goes

@@ -11,6 +11,7 @@ type Future[R any] struct {
 
 func start[R any](call func() (R, error)) *Future[R] {
 	f := &Future[R]{done: make(chan struct{})}
+	f.err = Internal.Errorf("the Caller ended its goroutine instead of returning")
 	go func() {
 		defer close(f.done)
 		f.result, f.err = call()

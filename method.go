@@ -80,7 +80,7 @@ func (m Method[P, R]) Spec() *Spec { return m.spec }
 // of ctx's deadline, the method's own timeout and, when neither is set, the
 // caller's default.
 //
-// The error, if any, is an *Error.
+// The error, if any, is an *Error when c is a client.Client.
 func (m Method[P, R]) Call(ctx context.Context, c Caller, params P, opts ...CallOption) (R, error) {
 	return invoke[P, R](ctx, c, m.spec, "", params, opts)
 }

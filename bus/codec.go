@@ -98,11 +98,18 @@ func EncodeParams(c Codec, call *rpc.Call) ([]byte, error) {
 	return payload, nil
 }
 
-// EncodeResult writes the result of a call, in at most limit bytes.
+// unsaid is a cause that is for the log and not for the message.
+type unsaid struct{ error }
+
+func (unsaid) Error() string   { return "" }
+func (u unsaid) Unwrap() error { return u.error }
+
+// EncodeResult writes the result of a call, in at most limit bytes. Why it could
+// not be encoded is in the error's chain, not in its message.
 func EncodeResult(c Codec, call *rpc.Call, result any, limit int64) ([]byte, *rpc.Error) {
 	payload, err := c.Marshal(result)
 	if err != nil {
-		return nil, rpc.Internal.Errorf("%s: the result can't be encoded as %s", call.Name(), c.ContentType())
+		return nil, rpc.Internal.Errorf("%s: the result can't be encoded as %s%w", call.Name(), c.ContentType(), unsaid{err})
 	}
 	size := int64(len(payload))
 	if _, json := c.(JSON); !json { // the answer names its codec
@@ -126,7 +133,25 @@ func DecodeParams(c Codec, data []byte, v any) error {
 	if err := c.Unmarshal(data, v); err != nil {
 		return invalidParams(err, reflect.TypeOf(v).Elem())
 	}
+	if len(data) == len("null") && string(data) == "null" {
+		return checkNull(v)
+	}
 	return nil
+}
+
+// checkNull refuses null for params that have no such value: encoding/json
+// would take it for a value that was left out.
+func checkNull(v any) error {
+	switch v.(type) {
+	case *rpc.None, json.Unmarshaler:
+		return nil
+	}
+	switch t := reflect.TypeOf(v).Elem(); t.Kind() {
+	case reflect.Pointer, reflect.Interface, reflect.Slice, reflect.Map:
+		return nil
+	default:
+		return wrongType("", typeName(t), "null")
+	}
 }
 
 func invalidParams(err error, params reflect.Type) *rpc.Error {

@@ -130,12 +130,16 @@ func AllowedReply(reply string, prefixes []string) bool {
 // underPrefix reports whether a reply subject is one that a service may answer
 // to: below one of the prefixes, and a subject that names one place.
 func underPrefix(reply string, prefixes []string) (string, bool) {
+	longest := ""
 	for _, p := range prefixes {
-		if len(reply) > len(p)+1 && reply[len(p)] == '.' && reply[:len(p)] == p && plainSubject(reply[len(p)+1:]) {
-			return p, true
+		if len(p) > len(longest) && len(reply) > len(p)+1 && reply[len(p)] == '.' && reply[:len(p)] == p {
+			longest = p
 		}
 	}
-	return "", false
+	if longest == "" || !plainSubject(reply[len(longest)+1:]) {
+		return "", false
+	}
+	return longest, true
 }
 
 // notPlain has the bytes that a subject which names one place can't have:

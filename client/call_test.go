@@ -447,6 +447,8 @@ func TestCallIsChecked(t *testing.T) {
 		{Service: "a", Method: "fetch"},
 		{Service: "a", Method: "m", ID: "a;age=1"},
 		{Service: "a", Method: "m", ID: "a\nb"},
+		{Service: "a", Method: "m", Object: "a\r\nRpc-Id: b"},
+		{Service: "a", Method: "m", Object: strings.Repeat("o", 257)},
 	} {
 		for _, oneWay := range []bool{false, true} {
 			call.Params, call.Result, call.OneWay = new(int), new(int), oneWay

@@ -123,6 +123,11 @@ func checkCall(call *rpc.Call) error {
 			return err
 		}
 	}
+	if call.Object != "" {
+		if err := rpc.ValidateObjectID(call.Object); err != nil {
+			return rpc.InvalidArgument.Errorf("%s: %w", call.Name(), err)
+		}
+	}
 	if call.ID != "" {
 		if err := bus.ValidateID(call.ID); err != nil {
 			return err

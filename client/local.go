@@ -30,7 +30,7 @@ func (c *Client) callLocal(ctx context.Context, svc bus.LocalService, call *rpc.
 	result, err := svc.ServeLocal(ctx, &req, p)
 	if err != nil {
 		if cause := ctx.Err(); cause != nil && rpc.CodeOf(cause) == rpc.CodeOf(err) {
-			t := transmission{call: call, start: start, deadline: start.Add(timeout)}
+			t := transmission{call: call, deadline: time.Time{}.Add(timeout)}
 			return true, t.gaveUp(cause)
 		}
 		e, coded := err.(*rpc.Error)

@@ -39,6 +39,14 @@ func TestRollingRestart(t *testing.T) {
 		done, err := work.Do.Call(ctx, slow, work.Task{N: n, Ms: 700}, rpc.WithTimeout(timeout))
 		return done.By, err
 	}))
+	// Many short calls find the moments in which one could get lost.
+	pace := time.NewTicker(200 * time.Microsecond)
+	defer pace.Stop()
+	loads = append(loads, startLoad(t, "short", 16, timeout, func(ctx context.Context, _ int, n int64) (string, error) {
+		<-pace.C
+		_, err := work.Echo.Call(ctx, slow, "", rpc.WithTimeout(timeout))
+		return "", err
+	}))
 	loads[0].more(100)
 	for range rounds(1, 10) {
 		for i, p := range current {

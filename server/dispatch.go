@@ -117,7 +117,7 @@ func (s *Service) refuse(req *bus.Request, err error) {
 // refuseJob answers a call that is over the bounds.
 func (s *Service) refuseJob(j *job) {
 	err := s.overloaded(j)
-	if j.claim(err) {
+	if j.claimShed(err) {
 		s.answer(j.req.Reply, err)
 	}
 }

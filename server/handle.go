@@ -141,8 +141,23 @@ func register(to Registrar, ep *endpoint, opts []MethodOption) {
 	} else if bounds.queue >= 0 {
 		panic(fmt.Sprintf("server: %s: the method %s has a Queue without a Concurrency", s.name, ep.name))
 	}
-	ep.run = rpc.Chain(ep.run, entry.interceptors...)
+	ep.run = rpc.Chain(checked(ep), entry.interceptors...)
 	s.endpoints[ep.name] = ep
+}
+
+// checked is the handler behind the check of its params: inside the
+// interceptors, so that who may not call learns nothing about the params.
+func checked(ep *endpoint) rpc.UnaryFunc {
+	if ep.check == nil {
+		return ep.run
+	}
+	check, run := ep.check, ep.run
+	return func(ctx context.Context, call *rpc.Call) error {
+		if err := check(call.Params); err != nil {
+			return invalid(err)
+		}
+		return run(ctx, call)
+	}
 }
 
 func firstToken(name string) string {

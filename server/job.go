@@ -76,7 +76,7 @@ func (j *job) run() {
 	if j.answered.Load() { // its time ran out while it waited
 		return
 	}
-	if j.waited && !time.Now().Before(j.ctx.deadline) { // the watch is about to say so
+	if (j.waited || j.req.Timeout <= 0) && !time.Now().Before(j.ctx.deadline) { // the watch is about to say so
 		j.expire()
 		return
 	}
@@ -108,11 +108,6 @@ func (j *job) invoke() error {
 	if j.call.Params == nil {
 		if err := j.decode(); err != nil {
 			return err
-		}
-	}
-	if j.ep.check != nil {
-		if err := j.ep.check(j.call.Params); err != nil {
-			return invalid(err)
 		}
 	}
 	return j.ep.run(&j.ctx, &j.call)
@@ -211,8 +206,14 @@ func (j *job) fail(err *rpc.Error) {
 	if !j.claim(err) {
 		return
 	}
-	j.log(zerolog.WarnLevel).Str("code", err.Code.String()).Str("error", err.Message).
-		Dur("took", time.Since(j.received)).Msg("call failed")
+	event := j.log(zerolog.WarnLevel).Str("code", err.Code.String()).Str("error", err.Message)
+	for cause := err.Unwrap(); cause != nil; cause = errors.Unwrap(cause) {
+		if text := cause.Error(); text != "" {
+			event = event.Str("cause", bounded(text))
+			break
+		}
+	}
+	event.Dur("took", time.Since(j.received)).Msg("call failed")
 	if j.local != nil {
 		j.outcome.err = err
 		j.local <- struct{}{}
@@ -230,6 +231,15 @@ func (j *job) claim(err *rpc.Error) bool {
 	if err == nil {
 		j.log(zerolog.DebugLevel).Msg("call")
 	}
+	return true
+}
+
+// claimShed is claim for a call that is over the bounds.
+func (j *job) claimShed(err *rpc.Error) bool {
+	if !j.answered.CompareAndSwap(false, true) {
+		return false
+	}
+	j.ep.stats.refused(err)
 	return true
 }
 

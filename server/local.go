@@ -55,7 +55,7 @@ func (s *Service) startLocal(j *job) error {
 		s.intake.call(j)
 	case shed:
 		err := s.overloaded(j)
-		if !j.claim(err) { // its time ran out just now: take the signal that says so
+		if !j.claimShed(err) { // its time ran out just now: take the signal that says so
 			<-j.local
 		}
 		return err

@@ -223,14 +223,6 @@ func flood(t *testing.T, stuck bool) {
 	select {
 	case <-answers.all:
 	case <-time.After(patience):
-		stats, _ := receiver.conn.Request("$SRV.STATS.busy", nil, time.Second)
-		for i := range answers.of {
-			if answers.of[i].Load() != 1 {
-				t.Logf("missing %d", i)
-				break
-			}
-		}
-		t.Logf("stats %s", stats.Data)
 		t.Fatalf("%d of %d requests were answered (%d handlers ran, %d ok, %d shed); the service's connection: %v; the log ends: %s",
 			answers.count.Load(), requests, work.ran.Load(), answers.ok.Load(), answers.shed.Load(), b.Conn().LastError(), log.text())
 	}

@@ -14,7 +14,8 @@ type stats struct {
 	inFlight  atomic.Int64
 	requests  atomic.Uint64
 	errors    atomic.Uint64
-	total     atomic.Int64 // nanoseconds
+	shed      atomic.Uint64 // of the requests
+	total     atomic.Int64  // nanoseconds
 	latency   histogram
 	lastMu    sync.Mutex
 	lastError string
@@ -29,16 +30,29 @@ func (s *stats) answered(d time.Duration, err *rpc.Error) {
 	s.total.Add(int64(d))
 	s.latency.record(d)
 	if err != nil {
-		s.errors.Add(1)
-		s.lastMu.Lock()
-		s.lastError = err.Code.String() + ": " + bounded(err.Message)
-		s.lastMu.Unlock()
+		s.failed(err)
 	}
 }
 
+// refused counts a call that was shed. It took no time, which says nothing of
+// how long calls take.
+func (s *stats) refused(err *rpc.Error) {
+	s.requests.Add(1)
+	s.shed.Add(1)
+	s.failed(err)
+}
+
+func (s *stats) failed(err *rpc.Error) {
+	s.errors.Add(1)
+	s.lastMu.Lock()
+	defer s.lastMu.Unlock()
+	s.lastError = err.Code.String() + ": " + bounded(err.Message)
+}
+
+// mean returns how long a call takes, those that were shed apart.
 func (s *stats) mean() time.Duration {
-	n := s.requests.Load()
-	if n == 0 {
+	n := s.requests.Load() - s.shed.Load()
+	if int64(n) <= 0 {
 		return 0
 	}
 	return time.Duration(s.total.Load() / int64(n))

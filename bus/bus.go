@@ -29,8 +29,9 @@ type Bus struct {
 	dialer *dialer
 	local  *Local
 
-	onDisconnect hooks
-	onClose      hooks
+	onDisconnect hooks[struct{}]
+	onClose      hooks[struct{}]
+	onDenied     hooks[Denial]
 
 	closing   atomic.Bool
 	closeOnce sync.Once
@@ -168,7 +169,7 @@ func (b *Bus) Local() *Local { return b.local }
 //
 // Stop takes the registration back. It does not wait for a call of fn.
 func (b *Bus) OnClose(fn func()) (stop func()) {
-	stop, ok := b.onClose.add(fn)
+	stop, ok := b.onClose.add(func(struct{}) { fn() })
 	if !ok {
 		fn()
 	}
@@ -191,7 +192,7 @@ func (b *Bus) Close() error {
 func (b *Bus) close() error {
 	b.closing.Store(true)
 	for _, k := range slices.Backward(b.onClose.snapshot(true)) {
-		k.run()
+		k.run(struct{}{})
 	}
 	b.dialer.cancel()
 	earlier := b.conn.LastError()

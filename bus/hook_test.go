@@ -9,10 +9,10 @@ import (
 
 func TestHooks(t *testing.T) {
 	t.Parallel()
-	var h hooks
+	var h hooks[struct{}]
 	var got strings.Builder
 	add := func(name string) func() {
-		stop, ok := h.add(func() { got.WriteString(name) })
+		stop, ok := h.add(func(struct{}) { got.WriteString(name) })
 		if !ok {
 			t.Fatalf("%s was not taken", name)
 		}
@@ -24,13 +24,13 @@ func TestHooks(t *testing.T) {
 	stopB()
 	stopB()
 	for _, k := range h.snapshot(false) {
-		k.run()
+		k.run(struct{}{})
 	}
 	if got.String() != "ac" {
 		t.Errorf("ran %q", got.String())
 	}
 	h.snapshot(true)
-	if _, ok := h.add(func() {}); ok {
+	if _, ok := h.add(func(struct{}) {}); ok {
 		t.Error("taken after the last call")
 	}
 }
@@ -38,30 +38,30 @@ func TestHooks(t *testing.T) {
 // A hook that another one stops is not called any more.
 func TestHookStopsAnother(t *testing.T) {
 	t.Parallel()
-	var h hooks
+	var h hooks[struct{}]
 	var stop func()
-	h.add(func() { stop() })
-	stop, _ = h.add(func() { t.Error("called after it was stopped") })
+	h.add(func(struct{}) { stop() })
+	stop, _ = h.add(func(struct{}) { t.Error("called after it was stopped") })
 	for _, k := range h.snapshot(false) {
-		k.run()
+		k.run(struct{}{})
 	}
 }
 
 func TestHooksConcurrently(t *testing.T) {
 	t.Parallel()
-	var h hooks
+	var h hooks[struct{}]
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
 			for range 200 {
-				stop, _ := h.add(func() {})
+				stop, _ := h.add(func(struct{}) {})
 				stop()
 			}
 		})
 		wg.Go(func() {
 			for range 50 {
 				for _, k := range h.snapshot(false) {
-					k.run()
+					k.run(struct{}{})
 				}
 			}
 		})
@@ -75,13 +75,13 @@ func TestHooksConcurrently(t *testing.T) {
 func BenchmarkHooks(b *testing.B) {
 	for _, n := range []int{0, 10_000} {
 		b.Run(fmt.Sprintf("among %d", n), func(b *testing.B) {
-			var h hooks
+			var h hooks[struct{}]
 			for range n {
-				h.add(func() {})
+				h.add(func(struct{}) {})
 			}
 			b.ReportAllocs()
 			for b.Loop() {
-				stop, _ := h.add(func() {})
+				stop, _ := h.add(func(struct{}) {})
 				stop()
 			}
 		})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/nats-io/nats.go"
 )
@@ -43,7 +44,7 @@ func (b *Bus) WaitConnected(ctx context.Context) error {
 // Stop takes the registration back. It does not wait for a call of fn.
 // Registering and stopping are cheap, however many there are.
 func (b *Bus) OnDisconnect(fn func()) (stop func()) {
-	stop, _ = b.onDisconnect.add(fn)
+	stop, _ = b.onDisconnect.add(func(struct{}) { fn() })
 	return stop
 }
 
@@ -55,7 +56,7 @@ func (b *Bus) handleDisconnect(_ *nats.Conn, err error) {
 	}
 	b.cfg.Logger.Warn().Err(err).Msg("bus disconnected")
 	for _, k := range b.onDisconnect.snapshot(false) {
-		k.run()
+		k.run(struct{}{})
 	}
 }
 
@@ -69,14 +70,63 @@ func (b *Bus) handleReconnectError(_ *nats.Conn, err error) {
 
 func (b *Bus) handleClosed(*nats.Conn) {
 	for _, k := range b.onDisconnect.snapshot(true) {
-		k.run()
+		k.run(struct{}{})
 	}
 	b.cfg.Logger.Debug().Msg("bus closed")
 	close(b.closed)
 }
 
+// Denial says what the bus did not let this connection do.
+type Denial struct {
+	// Subscribe is set for a subscription, not for a message.
+	Subscribe bool
+	Subject   string
+}
+
+// OnDenied has fn called each time the bus does not permit a message or a
+// subscription, under the same rules as the functions of OnDisconnect.
+func (b *Bus) OnDenied(fn func(Denial)) (stop func()) {
+	stop, _ = b.onDenied.add(fn)
+	return stop
+}
+
+// Denied returns an error when the last thing that the bus did not permit was
+// to subscribe to subject. After a flush it knows of every subscription that
+// was made before.
+func (b *Bus) Denied(subject string) error {
+	d, denied := parseDenial(b.conn.LastError())
+	if !denied || !d.Subscribe || d.Subject != subject {
+		return nil
+	}
+	return fmt.Errorf("the bus does not permit this user to subscribe to %s", subject)
+}
+
+// parseDenial reads the error that the server sends when it denies something.
+func parseDenial(err error) (Denial, bool) {
+	if !errors.Is(err, nats.ErrPermissionViolation) {
+		return Denial{}, false
+	}
+	text := err.Error()
+	for _, kind := range []struct {
+		before    string
+		subscribe bool
+	}{{`Permissions Violation for Publish to "`, false}, {`Permissions Violation for Subscription to "`, true}} {
+		if _, rest, ok := strings.Cut(text, kind.before); ok {
+			if subject, _, ok := strings.Cut(rest, `"`); ok {
+				return Denial{kind.subscribe, subject}, true
+			}
+		}
+	}
+	return Denial{}, false
+}
+
 // handleError logs errors that no call returns.
 func (b *Bus) handleError(_ *nats.Conn, sub *nats.Subscription, err error) {
+	if d, denied := parseDenial(err); denied {
+		for _, k := range b.onDenied.snapshot(false) {
+			k.run(d)
+		}
+	}
 	event := b.cfg.Logger.Error().Err(err)
 	if sub != nil {
 		event = event.Str("subject", sub.Subject)

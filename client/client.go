@@ -32,7 +32,7 @@ func New(b *bus.Bus, cfg Config) *Client {
 	c.chain = rpc.Chain(c.call, c.config.Interceptors...)
 	c.pending.init(b, c.config.MaxPending)
 	c.outbox.conn, c.outbox.failed = b.Conn(), c.pending.notSent
-	c.stop = append(c.stop, b.OnDisconnect(c.pending.lost), b.OnClose(c.Close))
+	c.stop = append(c.stop, b.OnDisconnect(c.pending.lost), b.OnDenied(c.pending.denied), b.OnClose(c.Close))
 	return c
 }
 

@@ -38,6 +38,13 @@ type shard struct {
 // lostAnswer stands for the answer that a broken connection took away.
 var lostAnswer = new(nats.Msg)
 
+// deniedAnswer stands for the answer to a request that the bus does not permit,
+// noInboxAnswer for one that it would not permit to come in.
+var (
+	deniedAnswer  = new(nats.Msg)
+	noInboxAnswer = new(nats.Msg)
+)
+
 // unsentAnswer stands for the answer to a request that did not go out.
 var unsentAnswer = new(nats.Msg)
 
@@ -118,12 +125,28 @@ func (p *pending) deliver(msg *nats.Msg) {
 
 // lost tells all waiting calls that their answers may never come.
 func (p *pending) lost() {
+	p.answerAll(lostAnswer, func(*waiter) bool { return true })
+}
+
+// denied tells the waiting calls that the bus does not permit them.
+func (p *pending) denied(d bus.Denial) {
+	switch {
+	case !d.Subscribe:
+		p.answerAll(deniedAnswer, func(w *waiter) bool { return w.subject == d.Subject })
+	case d.Subject == p.inbox.Wildcard():
+		p.answerAll(noInboxAnswer, func(*waiter) bool { return true })
+	}
+}
+
+func (p *pending) answerAll(msg *nats.Msg, concerned func(*waiter) bool) {
 	for i := range p.shards {
 		s := &p.shards[i]
 		s.mu.Lock()
 		for n, w := range s.waiters {
-			delete(s.waiters, n)
-			w.answers <- answer{n, lostAnswer}
+			if concerned(w) {
+				delete(s.waiters, n)
+				w.answers <- answer{n, msg}
+			}
 		}
 		s.mu.Unlock()
 	}
@@ -162,6 +185,7 @@ func (p *pending) remove(n uint64) {
 
 // waiter is where a call waits. It is used again by later calls.
 type waiter struct {
+	subject string // of the requests whose answers it waits for
 	answers chan answer
 	timer   *time.Timer
 }

@@ -179,10 +179,11 @@ func (t *transmission) run(ctx context.Context) error {
 // decides the call until then; zero for never.
 func (t *transmission) attempt(now time.Time) time.Time {
 	t.tries++
+	t.waiter.subject = bus.CallSubject(t.call.Service, t.call.Method)
 	number := t.client.pending.add(t.waiter)
 	left := t.deadline.Sub(now)
 	msg := &nats.Msg{
-		Subject: bus.CallSubject(t.call.Service, t.call.Method),
+		Subject: t.waiter.subject,
 		Reply:   t.client.pending.inbox.ReplySubject(number, left, now),
 		Data:    t.payload,
 		Header:  t.header,
@@ -250,6 +251,11 @@ func (t *transmission) outcome(msg *nats.Msg) (err error, decided bool) {
 	case msg == lostAnswer:
 		t.last = rpc.Unavailable.Errorf("%s: the connection to the bus was lost before the answer came; the call may have run", t.call.Name())
 		return t.last, !t.call.Idempotent
+	case msg == deniedAnswer:
+		return rpc.PermissionDenied.Errorf("%s: the bus does not permit this user to publish on %s", t.call.Name(), t.waiter.subject), true
+	case msg == noInboxAnswer:
+		return rpc.PermissionDenied.Errorf("%s: the bus does not permit this user to subscribe to its inbox %s, so no answer can come; the call may have run",
+			t.call.Name(), t.client.pending.inbox.Wildcard()), true
 	case msg == unsentAnswer:
 		t.last = rpc.Unavailable.Errorf("%s: not sent: the connection failed", t.call.Name()).NotExecuted()
 		return t.last, false

@@ -58,6 +58,18 @@ func (g *gate) leave() *job {
 	return j
 }
 
+// clear takes out the jobs that wait: nobody's leave will return them.
+func (g *gate) clear() []*job {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var jobs []*job
+	for j := g.waiting.pop(); j != nil; j = g.waiting.pop() {
+		jobs = append(jobs, j)
+	}
+	g.bytes = 0
+	return jobs
+}
+
 // load returns how many calls run and wait.
 func (g *gate) load() (running, waiting int) {
 	g.mu.Lock()

@@ -420,38 +420,32 @@ func TestRetryAfterFollowsFromTheCalls(t *testing.T) {
 	c := client.New(b, client.Config{MaxAttempts: 1, NoShortcut: true})
 	begin := time.Now()
 	var calls sync.WaitGroup
-	fill := func() {
-		for range 2 {
+	// fill takes the place and the one to wait, and returns what the call that
+	// is then too many is told.
+	fill := func() *rpc.Error {
+		t.Helper()
+		refused := make(chan error, 3)
+		for range 3 {
 			calls.Go(func() {
 				if _, err := busyWork.Call(t.Context(), c, workParams{Wait: true}, rpc.WithTimeout(patience)); err != nil {
-					t.Error(err)
+					refused <- err
 				}
 			})
 		}
-	}
-	refused := func() time.Duration {
-		t.Helper()
-		_, err := busyWork.Call(t.Context(), c, workParams{}, rpc.WithTimeout(patience))
-		for err == nil { // the two have not arrived yet
-			_, err = busyWork.Call(t.Context(), c, workParams{}, rpc.WithTimeout(patience))
-		}
-		return requireCode(t, err, rpc.ResourceExhausted).RetryAfter
+		return requireCode(t, receive(t, "a refusal", refused), rpc.ResourceExhausted)
 	}
 	fill()
-	await(t, "the handler", func() bool { return work.now.Load() == 1 })
-	timer := time.NewTimer(150 * time.Millisecond) // how long the two take
 	for range 300 {
-		refused()
+		_, err := busyWork.Call(t.Context(), c, workParams{})
+		requireCode(t, err, rpc.ResourceExhausted)
 	}
-	<-timer.C
+	<-time.After(time.Until(begin.Add(150 * time.Millisecond))) // that is how long the two calls take, at least
 	took := time.Since(begin)
 	close(work.open)
 	calls.Wait()
 	work.open = make(chan struct{})
-	fill()
-	await(t, "the handler", func() bool { return work.now.Load() == 1 })
-	if got := refused(); got < took/4 {
-		t.Errorf("calls took about %v, a shed one is told to wait %v", took, got)
+	if e := fill(); e.RetryAfter < took/4 {
+		t.Errorf("calls took about %v, a shed one is told to wait %v", took, e.RetryAfter)
 	}
 	close(work.open)
 	calls.Wait()

@@ -16,7 +16,7 @@ import (
 // contexts were cancelled.
 const cancelGrace = 2 * time.Second
 
-// flushTimeout is how long a shutdown waits for its last answers to be sent.
+// flushTimeout is how long to wait until the bus has taken what was sent.
 const flushTimeout = 5 * time.Second
 
 // Run serves calls until ctx ends, then shuts down: it stops taking calls,
@@ -75,7 +75,14 @@ func (s *Service) enter(from, to state) error {
 func (s *Service) subscribe(subs *subscriptions) error {
 	conn := s.bus.Conn()
 	var err error
-	if subs.calls, err = conn.ChanQueueSubscribe(bus.ServiceSubject(s.name), bus.CallQueue, s.intake.msgs); err != nil {
+	subject := bus.ServiceSubject(s.name)
+	if subs.calls, err = conn.ChanQueueSubscribe(subject, bus.CallQueue, s.intake.msgs); err != nil {
+		return err
+	}
+	if err := conn.FlushTimeout(flushTimeout); err != nil {
+		return err
+	}
+	if err := s.bus.Denied(subject); err != nil {
 		return err
 	}
 	if subs.cancel, err = conn.Subscribe(bus.CancelSubject(s.name), s.onCancel); err != nil {
@@ -91,7 +98,7 @@ func (s *Service) subscribe(subs *subscriptions) error {
 	if err != nil {
 		return err
 	}
-	return conn.FlushTimeout(10 * time.Second)
+	return conn.FlushTimeout(flushTimeout)
 }
 
 func (subs *subscriptions) unsubscribe() {
@@ -189,6 +196,10 @@ func (s *Service) awaitWork(finished <-chan struct{}, timeout time.Duration) err
 	case <-time.After(timeout):
 	}
 	s.abandon(errShutdown)
+	for _, j := range s.clearGates() {
+		s.release(j)
+		j.fail(rpc.Unavailable.Errorf("%s shut down before %s began", s.name, j.ep.name).NotExecuted())
+	}
 	for _, j := range s.active.all() {
 		j.cancel(rpc.Unavailable.Errorf("%s shut down before %s ended; it may have run in part", s.name, j.ep.name))
 	}
@@ -197,8 +208,18 @@ func (s *Service) awaitWork(finished <-chan struct{}, timeout time.Duration) err
 		s.log.Warn().Msg("drain timeout: calls were cancelled")
 		return nil
 	case <-time.After(cancelGrace):
-		return fmt.Errorf("server: stop %s: %d calls ignore that their context is cancelled", s.name, len(s.active.all()))
+		return fmt.Errorf("server: stop %s: %d calls and %d functions given to WaitUntil ignore that their context is cancelled",
+			s.name, len(s.active.all()), s.work.running())
 	}
+}
+
+// clearGates takes out the calls that wait for a place.
+func (s *Service) clearGates() []*job {
+	jobs := s.gate.clear()
+	for _, ep := range s.endpoints {
+		jobs = append(jobs, ep.gate.clear()...)
+	}
+	return jobs
 }
 
 var errShutdown = errors.New("the service shut down")

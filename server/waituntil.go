@@ -67,4 +67,6 @@ func (b *background) start(fn func()) bool {
 	return true
 }
 
+func (b *background) running() int { return len(b.places) }
+
 func (b *background) wait() { b.wg.Wait() }

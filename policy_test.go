@@ -47,13 +47,15 @@ var mayPanic = map[string]string{
 // constants lists package-level variables that are never assigned again, by
 // "<folder>.<name>": tables that Go has no constants for.
 var constants = map[string]string{
-	".codes":              "table of codes",
-	".reserved":           "set of names",
-	"bus.cborDecoder":     "immutable decoding mode",
-	"bus.notPlain":        "table of bytes",
-	"bus.traceHeaders":    "list of names",
-	"client.lostAnswer":   "a message whose address says what happened; nothing else of it is looked at",
-	"client.unsentAnswer": "as lostAnswer",
+	".codes":               "table of codes",
+	".reserved":            "set of names",
+	"bus.cborDecoder":      "immutable decoding mode",
+	"bus.notPlain":         "table of bytes",
+	"bus.traceHeaders":     "list of names",
+	"client.lostAnswer":    "a message whose address says what happened; nothing else of it is looked at",
+	"client.deniedAnswer":  "a mark, compared by address",
+	"client.noInboxAnswer": "a mark, compared by address",
+	"client.unsentAnswer":  "as lostAnswer",
 	"client/internal/isolate.cache": "what was found out about types, which do not change: a memo that grows " +
 		"with the number of types in the program",
 }

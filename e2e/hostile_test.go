@@ -123,6 +123,7 @@ func (tg *target) headers(t *testing.T) {
 		{"Rpc-Timeout", "-1", rpc.InvalidArgument},
 		{"Rpc-Timeout", "99999999999999999999999", rpc.InvalidArgument},
 		{"Rpc-Timeout", "9223372036854775807", 0},
+		{"Rpc-Timeout", "0", rpc.DeadlineExceeded},
 		{"Rpc-Attempt", "0", rpc.InvalidArgument},
 		{"Rpc-Attempt", "many", rpc.InvalidArgument},
 		{"Rpc-Id", "a;age=b", rpc.InvalidArgument},

@@ -50,7 +50,8 @@ func TestKill(t *testing.T) {
 		var victim *process
 		until(t, "all long calls have begun", func() bool {
 			running := 0
-			for _, p := range current {
+			for i := range current {
+				p := current[(round+i)%len(current)] // another one each time
 				there := runs("do", p)
 				here := 0
 				for _, n := range long {

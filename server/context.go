@@ -3,14 +3,13 @@ package server
 import (
 	"context"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"rpc.do"
 )
 
 // callContext is the context of one call. It makes its channel only when asked
-// for it, and needs no timer: the call's watch ends it at the deadline.
+// for it, and needs no timer: the service ends it at the deadline.
 type callContext struct {
 	context.Context // carries the values; never ends by itself
 	job             *job
@@ -94,39 +93,5 @@ func (c *callContext) end(err error) {
 	c.mu.Unlock()
 	for f := range after {
 		go f.run()
-	}
-}
-
-// watch ends one call at its deadline. Watches and their timers are used again
-// and again.
-type watch struct {
-	timer *time.Timer
-	job   atomic.Pointer[job]
-}
-
-var watches = sync.Pool{New: func() any {
-	w := new(watch)
-	w.timer = time.AfterFunc(time.Hour, w.fire)
-	w.timer.Stop()
-	return w
-}}
-
-func startWatch(j *job, d time.Duration) *watch {
-	w := watches.Get().(*watch)
-	w.job.Store(j)
-	w.timer.Reset(d)
-	return w
-}
-
-func (w *watch) stop() {
-	w.timer.Stop()
-	w.job.Store(nil)
-	watches.Put(w)
-}
-
-// fire may run late, when the watch guards another call already.
-func (w *watch) fire() {
-	if j := w.job.Load(); j != nil && !time.Now().Before(j.ctx.deadline) {
-		j.expire()
 	}
 }

@@ -61,8 +61,8 @@ func (s *Service) find(req *bus.Request, now time.Time) (*endpoint, error) {
 
 // admit takes the job in. Its deadline runs from here on.
 func (s *Service) admit(j *job) verdict {
-	j.watch = startWatch(j, j.req.Timeout)
 	s.active.add(j)
+	s.deadlines.watch(j.ctx.deadline)
 	v := j.ep.gate.enter(j)
 	if v == shed {
 		s.release(j)
@@ -71,7 +71,6 @@ func (s *Service) admit(j *job) verdict {
 }
 
 func (s *Service) release(j *job) {
-	j.watch.stop()
 	s.active.remove(j)
 	j.ctx.end(context.Canceled)
 }

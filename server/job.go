@@ -23,7 +23,6 @@ type job struct {
 	codec    bus.Codec
 	ctx      callContext
 	call     rpc.Call
-	watch    *watch
 	prev     *job // in the list of running calls
 	next     *job
 	received time.Time
@@ -76,7 +75,7 @@ func (j *job) run() {
 	if j.answered.Load() { // its time ran out while it waited
 		return
 	}
-	if (j.waited || j.req.Timeout <= 0) && !time.Now().Before(j.ctx.deadline) { // the watch is about to say so
+	if (j.waited || j.req.Timeout <= 0) && !time.Now().Before(j.ctx.deadline) { // the next sweep would say so
 		j.expire()
 		return
 	}

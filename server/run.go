@@ -136,6 +136,7 @@ func (s *Service) shutdown(subs *subscriptions) error {
 		s.work.wait()
 	}()
 	err := s.awaitWork(finished, time.Until(deadline))
+	s.deadlines.stop()
 	subs.unsubscribe()
 	err = errors.Join(err, s.flush())
 	s.lifecycle.Lock()

@@ -2,6 +2,7 @@ package server
 
 import (
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -70,6 +71,26 @@ func (r *running) byReply(reply string) *job {
 		}
 	}
 	return nil
+}
+
+// expired returns the calls without an answer whose deadline is not after now,
+// and the earliest deadline of the others, if any.
+func (r *running) expired(now time.Time) (over []*job, earliest time.Time) {
+	for i := range r.lists {
+		l := &r.lists[i]
+		l.mu.Lock()
+		for j := l.first; j != nil; j = j.next {
+			switch deadline := j.ctx.deadline; {
+			case j.answered.Load():
+			case !deadline.After(now):
+				over = append(over, j)
+			case earliest.IsZero() || deadline.Before(earliest):
+				earliest = deadline
+			}
+		}
+		l.mu.Unlock()
+	}
+	return over, earliest
 }
 
 func (r *running) all() []*job {

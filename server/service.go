@@ -26,6 +26,7 @@ type Service struct {
 	entrypoints map[string]*Entrypoint
 	endpoints   map[string]*endpoint
 	gate        *gate
+	deadlines   *deadlines
 	intake      intake
 
 	lifecycle sync.RWMutex // guards what follows
@@ -66,6 +67,7 @@ func New(b *bus.Bus, name string, cfg Config) *Service {
 	s.log = b.Logger().With().Str("service", name).Str("instance", s.id).Logger()
 	s.root = &Entrypoint{service: s, interceptors: cfg.Interceptors}
 	s.intake.svc = s
+	s.deadlines = newDeadlines(&s.active)
 	s.base, s.abandon = context.WithCancelCause(context.Background())
 	s.work = newBackground(cfg.Concurrency)
 	return s

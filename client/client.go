@@ -123,11 +123,6 @@ func checkCall(call *rpc.Call) error {
 			return err
 		}
 	}
-	if call.Object != "" {
-		if err := rpc.ValidateObjectID(call.Object); err != nil {
-			return rpc.InvalidArgument.Errorf("%s: %w", call.Name(), err)
-		}
-	}
 	if call.ID != "" {
 		if err := bus.ValidateID(call.ID); err != nil {
 			return err

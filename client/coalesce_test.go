@@ -265,6 +265,20 @@ func TestCoalesceWithDefaultTimeout(t *testing.T) {
 		within(t, got.took, 2*limit)
 	}
 	deaf.next()
+
+	// Who joins late has the whole of it.
+	first := begin(func() (cartParams, error) { return read.Call(t.Context(), c, newCart()) })
+	deaf.next()
+	select {
+	case got := <-first:
+		t.Fatalf("ended already: %v", got.err)
+	case <-time.After(limit / 2):
+	}
+	got := await(t, begin(func() (cartParams, error) { return read.Call(t.Context(), c, newCart()) }), "the late caller")
+	wantCode(t, got.err, rpc.DeadlineExceeded)
+	if got.took < limit-time.Millisecond {
+		t.Errorf("the late caller had %v of %v", got.took, limit)
+	}
 }
 
 func TestCoalesceSendsNothingForWhoHasGone(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"rpc.do"
+	"rpc.do/bus"
 	"rpc.do/bus/bustest"
 )
 
@@ -196,6 +197,31 @@ func TestPendingBound(t *testing.T) {
 	}
 	if _, err := p.enter(&rpc.Call{}); err != nil {
 		t.Errorf("no place is free though nobody waits: %v", err)
+	}
+}
+
+// TestDeniedAmongAttempts denies another subject while calls send attempt after
+// attempt; the race detector sees what is shared.
+func TestDeniedAmongAttempts(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	sub, err := b.Conn().SubscribeSync("rpc.calc.>") // never answers
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	c := New(b, Config{})
+	ended := rpc.NewMethod[int, int]("calc.m", rpc.Idempotent()).Go(t.Context(), c, 1, rpc.WithTimeout(200*time.Millisecond))
+	for {
+		select {
+		case <-ended.Done():
+			if _, err := ended.Wait(t.Context()); rpc.CodeOf(err) != rpc.DeadlineExceeded {
+				t.Error(err)
+			}
+			return
+		default:
+			c.pending.denied(bus.Denial{Subject: "rpc.calc.other"})
+		}
 	}
 }
 

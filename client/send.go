@@ -44,6 +44,7 @@ func (c *Client) send(ctx context.Context, call *rpc.Call, timeout time.Duration
 		return err
 	}
 	defer t.end()
+	t.waiter.subject = bus.CallSubject(call.Service, call.Method) // before others can see it
 	return t.run(ctx)
 }
 
@@ -179,7 +180,6 @@ func (t *transmission) run(ctx context.Context) error {
 // decides the call until then; zero for never.
 func (t *transmission) attempt(now time.Time) time.Time {
 	t.tries++
-	t.waiter.subject = bus.CallSubject(t.call.Service, t.call.Method)
 	number := t.client.pending.add(t.waiter)
 	left := t.deadline.Sub(now)
 	msg := &nats.Msg{

@@ -48,6 +48,10 @@ type EndpointLoad struct {
 	Waiting    int `json:"waiting"`
 	MaxRunning int `json:"max_running"`
 	MaxWaiting int `json:"max_waiting"`
+	// Shed counts the calls that were refused with resource_exhausted before
+	// they ran, because of that bound; they are among the requests and errors,
+	// not among the percentiles.
+	Shed uint64 `json:"shed"`
 }
 
 // discovery answers for one instance on $SRV as ADR-32 has it. What does not
@@ -222,6 +226,7 @@ func (ep *endpoint) load() EndpointLoad {
 		P50us:    p[0].Microseconds(), P90us: p[1].Microseconds(), P99us: p[2].Microseconds(),
 		Running: running, Waiting: waiting,
 		MaxRunning: ep.gate.maxRunning, MaxWaiting: ep.gate.maxWaiting,
+		Shed: ep.stats.shed.Load(),
 	}
 }
 

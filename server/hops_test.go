@@ -177,6 +177,37 @@ func checkHopError(t *testing.T, name string, err error, code rpc.Code) {
 	}
 }
 
+// A handler that could not make its own call did run itself.
+func TestUnsentCallOfAHandlerIsNotRetryable(t *testing.T) {
+	t.Parallel()
+	eachTransport(t, func(t *testing.T, local bool) {
+		srv := bustest.Server(t)
+		b := bustest.Connect(t, srv)
+		inner := client.New(b, client.Config{MaxAttempts: 1})
+		svc := server.New(b, "front", server.Config{})
+		server.Handle(svc, front, func(ctx context.Context, p hopParams) (hopResult, error) {
+			r, err := middle.Call(ctx, inner, hopParams{})
+			if err != nil && p.Wrap {
+				err = fmt.Errorf("wrapped: %w", err)
+			}
+			return r, err
+		})
+		start(t, svc)
+		caller := inner
+		if !local {
+			caller = client.New(bustest.Connect(t, srv), client.Config{MaxAttempts: 1})
+		}
+		for _, wrap := range []bool{false, true} {
+			_, err := front.Call(t.Context(), caller, hopParams{Wrap: wrap})
+			e := requireCode(t, err, rpc.Unavailable)
+			contains(t, e.Message, "rpc.middle.go", "listens")
+			if e.Retryable {
+				t.Errorf("wrapped=%v: %v is called retryable, and the first hop ran", wrap, e)
+			}
+		}
+	})
+}
+
 // A direct call of a handler that says it did nothing may be sent again.
 func TestNotExecutedIsTheHandlersToSay(t *testing.T) {
 	t.Parallel()

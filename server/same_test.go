@@ -115,9 +115,8 @@ func fail(_ context.Context, p failParams) (noteResult, error) {
 		return noteResult{}, context.Canceled
 	case "panic":
 		panic(secret)
-	case "panic with nil map":
-		var m map[string]int
-		m["x"] = 1
+	case "runtime panic":
+		return noteResult{Len: []int{1}[len(p.How)]}, nil
 	}
 	return noteResult{}, nil
 }
@@ -304,7 +303,6 @@ func sameCases() []sameCase {
 			want: outcome{result: `{"note":{"text":"héllo \u003c\u0026\u003e \u2028","count":-3,"tags":["a","",""],"inner":{"text":"","count":0},"extra":{"k":1}},"len":14}`}},
 		{name: "unknown fields are ignored", method: "echo", params: `{"text":"x","color":"red"}`, typed: by(sameEcho),
 			want: outcome{result: `{"note":{"text":"x","count":0},"len":1}`}},
-		{name: "null", method: "echo", params: `null`, typed: by(sameEcho), want: outcome{result: `{"note":{"text":"","count":0},"len":0}`}},
 		{name: "none", method: "none", params: `null`, typed: by(sameNone), want: outcome{result: `null`}},
 		{name: "none from an object", method: "none", params: `{}`, want: outcome{result: `null`}},
 		{name: "none from nothing", method: "none", params: ``, want: outcome{result: `null`}},
@@ -327,6 +325,8 @@ func sameCases() []sameCase {
 			message: "params.inner.tags: want a string, got object", details: violation("inner.tags", "a string", "object")}},
 		{name: "a fraction", method: "echo", params: `{"count":1.5}`, want: outcome{code: "invalid_argument",
 			message: "params.count: want a whole number (int), got number 1.5", details: violation("count", "a whole number (int)", "number 1.5")}},
+		{name: "null", method: "echo", params: `null`, want: outcome{code: "invalid_argument",
+			message: "params: want an object, got null", details: violation("", "an object", "null")}},
 		{name: "an array", method: "echo", params: `[1]`, want: outcome{code: "invalid_argument",
 			message: "params: want an object, got array", details: violation("", "an object", "array")}},
 
@@ -344,7 +344,7 @@ func sameCases() []sameCase {
 		{name: "nil of type *Error", method: "fail", params: `{"how":"nil of type *Error"}`, typed: by(sameFail), want: outcome{code: "internal", message: uncoded}},
 		{name: "context error", method: "fail", params: `{"how":"canceled"}`, typed: by(sameFail), want: outcome{code: "canceled", message: "same.fail was cancelled"}},
 		{name: "panic", method: "fail", params: `{"how":"panic"}`, typed: by(sameFail), want: outcome{code: "internal", message: uncoded}},
-		{name: "runtime panic", method: "fail", params: `{"how":"panic with nil map"}`, typed: by(sameFail), want: outcome{code: "internal", message: uncoded}},
+		{name: "runtime panic", method: "fail", params: `{"how":"runtime panic"}`, typed: by(sameFail), want: outcome{code: "internal", message: uncoded}},
 		{name: "panic while params are read", method: "bomb", params: `{"fuse":"in"}`, want: outcome{code: "internal", message: bomb}},
 
 		{name: "no such method", method: "nope", params: `{}`, typed: by(rpc.NewMethod[noteParams, noteResult]("same.nope")),

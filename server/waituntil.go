@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync"
+
+	"github.com/rs/zerolog"
 )
 
 // WaitUntil goes on with work after the call that ctx belongs to has been
@@ -29,18 +31,22 @@ func WaitUntil(ctx context.Context, fn func(ctx context.Context) error) {
 func (j *job) background(ctx context.Context, fn func(context.Context) error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(j.svc.base, func() { cancel(errShutdown) })
+	returned := false
 	defer func() {
 		stop()
 		cancel(nil)
-		if cause := recover(); cause != nil {
-			j.svc.log.Error().Str("method", j.ep.name).Str("id", j.req.ID).
-				Any("panic", cause).Bytes("stack", debug.Stack()).Msg("background work panicked")
+		cause := recover()
+		switch {
+		case cause != nil:
+			j.log(zerolog.ErrorLevel).Str("panic", fmt.Sprint(cause)).Bytes("stack", debug.Stack()).Msg("background work panicked")
+		case !returned:
+			j.log(zerolog.ErrorLevel).Msg("background work ended its goroutine")
 		}
 	}()
 	if err := fn(ctx); err != nil {
-		j.svc.log.Warn().Str("method", j.ep.name).Str("id", j.req.ID).
-			Err(fmt.Errorf("background work failed: %w", err)).Send()
+		j.log(zerolog.WarnLevel).Err(err).Msg("background work failed")
 	}
+	returned = true
 }
 
 // background bounds and awaits the work that outlives its call.

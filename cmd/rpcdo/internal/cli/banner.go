@@ -1,8 +1,8 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
+	"io"
 	"strings"
 
 	"rpc.do/bus"
@@ -26,19 +26,21 @@ func (a *app) readyLine(r ready) error {
 	return err
 }
 
-// banner says what rpcdo dev runs where, and what to try.
-func (a *app) banner(url, store string, withDemo bool) string {
+// printBanner says what rpcdo dev runs where, and what to try.
+func (a *app) printBanner(url, store string, withDemo bool) error {
 	if a.json {
 		r := ready{Ready: url, Store: store, Sync: "interval"}
 		if withDemo {
 			r.Services = []string{"greeter", "math"}
 		}
-		text, err := json.Marshal(r)
-		if err != nil {
-			panic(err) // text only
-		}
-		return string(text) + "\n"
+		return a.printJSON(r)
 	}
+	_, err := io.WriteString(a.env.Out, a.banner(url, store, withDemo))
+	return err
+}
+
+// banner is what printBanner prints for people.
+func (a *app) banner(url, store string, withDemo bool) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "rpcdo dev: ready %s\n\n", url)
 	row := func(what, where string) { fmt.Fprintf(&b, "  %-9s %s\n", what, where) }

@@ -65,13 +65,12 @@ rounds between ours, over the same kind of connection (for shortcut: inprocess),
 and the ratios are shown. All figures are medians over the rounds.
 
 It runs a bus of its own for the time. Since the load could be somebody else's
-trouble, another bus is used only when --server names it; NATS_URL is not read.
-NATS_CREDS is, for --server.`,
+trouble, another bus is used only when --server names it; NATS_URL is not read.`,
 		Example: `  rpcdo bench call
   rpcdo bench call --baseline --concurrency 1,64 --transport tcp,inprocess
   rpcdo bench call --baseline --size 65536 --json
-  rpcdo bench call --duration 30s --server nats://bus.example:4222`,
-		Args: cobra.NoArgs,
+  rpcdo bench call --duration 10s --server nats://127.0.0.1:4222`,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.runBenchCall(cmd.Context(), f) },
 	}
 	flags := cmd.Flags()
@@ -81,8 +80,7 @@ NATS_CREDS is, for --server.`,
 	flags.IntVar(&f.size, "size", 128, "size of a request in bytes; the reply is about as large")
 	flags.BoolVar(&f.baseline, "baseline", false, "measure plain nats.go requests too")
 	flags.StringSliceVar(&f.transports, "transport", []string{string(bench.TCP)}, "tcp, inprocess, shortcut; several separated by commas")
-	flags.StringVar(&f.server, "server", "", "measure over this bus (default: one of its own)")
-	flags.StringVar(&f.creds, "creds", "", "credentials file (NATS_CREDS)")
+	f.registerAs(cmd, "`URL` of a bus to measure over (default: one of its own)")
 	complete(cmd, "transport", "tcp", "inprocess", "shortcut")
 	return cmd
 }
@@ -105,10 +103,12 @@ func (f *benchFlags) check() error {
 		}
 	}
 	switch {
+	case f.server == "" && (f.credentials.given() || f.tls.given()):
+		return usagef("--creds, --nkey, --user and --tls-… are for the bus that --server names: it is missing")
 	case f.rounds < 1 || f.rounds > maxRounds:
 		return usagef("--rounds %d: want 1 to %d", f.rounds, maxRounds)
 	case f.duration < time.Duration(f.rounds) || f.duration > maxDuration:
-		return usagef("--duration %v: want up to %v, such as 5s", f.duration, maxDuration)
+		return usagef("--duration %v: want more than 0 and up to 1h, such as 5s", f.duration)
 	case f.size < 1 || f.size > maxSize:
 		return usagef("--size %d: want 1 to %d", f.size, maxSize)
 	}

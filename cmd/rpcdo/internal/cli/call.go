@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,8 +8,8 @@ import (
 	"io"
 	"strings"
 	"time"
-	"unicode/utf8"
 
+	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
 
 	"rpc.do"
@@ -30,6 +29,7 @@ type callFlags struct {
 	timeout time.Duration
 	headers []string
 	object  string
+	noReply bool
 }
 
 func (a *app) call() *cobra.Command {
@@ -45,20 +45,24 @@ Without it they are null, which is right for a method that takes none. They are
 checked before anything is sent: JSON that is malformed is a wrong command line,
 status 2.
 
-A call that fails prints its code, message and details on stderr, status 1.`,
+A call that fails prints its code, message and details on stderr, status 1.
+
+With --no-reply the call is sent and nothing is printed. Status 0 says then that
+the bus has it, not that a service took it or did it.`,
 		Example: `  rpcdo call math.add '{"a":1,"b":2}'
-  rpcdo call orders.place - <order.json
+  echo '{"a":1,"b":2}' | rpcdo call math.add -
   rpcdo call greeter.hello '{"name":"Ada"}' --timeout 2s -H tenant=acme
-  rpcdo call cart.add '{"sku":"abc"}' --object alice
-  rpcdo call math.divide '{"a":1,"b":0}' --json`,
+  rpcdo call greeter.hello '{"name":"Ada"}' --no-reply
+  rpcdo call math.divide '{"a":1,"b":2}' --json`,
 		GroupID: groupCall,
 		Args:    callArgs,
 		RunE:    func(cmd *cobra.Command, args []string) error { return a.runCall(cmd.Context(), f, args) },
 	}
 	flags := cmd.Flags()
 	flags.DurationVar(&f.timeout, "timeout", bus.DefaultTimeout, "how long to wait for the answer")
-	flags.StringArrayVarP(&f.headers, "header", "H", nil, "metadata to send along, as name=value; may be repeated")
-	flags.StringVar(&f.object, "object", "", "id of the object to call the method on")
+	flags.StringArrayVarP(&f.headers, "header", "H", nil, "metadata to send along, as `NAME=VALUE`; may be repeated")
+	flags.StringVar(&f.object, "object", "", "`ID` of the object to call the method on")
+	flags.BoolVar(&f.noReply, "no-reply", false, "send the call and want no answer; --timeout then bounds how long it may run")
 	f.register(cmd)
 	return cmd
 }
@@ -83,19 +87,41 @@ func (a *app) runCall(ctx context.Context, f *callFlags, args []string) (err err
 	if err != nil {
 		return err
 	}
-	var result json.RawMessage
-	call.Params, call.Result = &params, &result
-
+	call.Params = &params
 	b, err := f.open(ctx, a, nil, 0)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.Close()) }()
 	c := client.New(b, client.Config{MaxAttempts: callAttempts})
+	if f.noReply {
+		return send(ctx, b, c, call)
+	}
+	var result json.RawMessage
+	call.Result = &result
 	if err := c.Call(ctx, call); err != nil {
 		return withHint(call, err)
 	}
 	return a.printJSON(result)
+}
+
+// send sends the call and returns when the bus has it.
+func send(ctx context.Context, b *bus.Bus, c *client.Client, call *rpc.Call) error {
+	call.OneWay = true
+	if err := c.Call(ctx, call); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, call.Timeout)
+	defer cancel()
+	if err := b.Conn().FlushWithContext(ctx); err != nil {
+		return rpc.CodeOf(err).Errorf("%s: the bus did not confirm that it has the call: %w", call.Name(), err)
+	}
+	// The refusal of what was published is there before the answer to a flush.
+	if errors.Is(b.Conn().LastError(), nats.ErrPermissionViolation) {
+		return rpc.PermissionDenied.Errorf("%s: the bus does not permit this user to publish on %s",
+			call.Name(), bus.CallSubject(call.Service, call.Method))
+	}
+	return nil
 }
 
 // build makes the call that the command line asks for, without its params.
@@ -114,12 +140,9 @@ func (f *callFlags) build(name string) (*rpc.Call, error) {
 		}
 	}
 	for _, h := range f.headers {
-		name, value, ok := strings.Cut(h, "=")
-		if !ok {
-			return nil, usagef("--header %q: want name=value", h)
-		}
-		if err := rpc.ValidateHeader(name, value); err != nil {
-			return nil, usagef("--header: %s", rpcMessage(err))
+		name, value, err := splitHeader(h)
+		if err != nil {
+			return nil, err
 		}
 		if call.Header == nil {
 			call.Header = rpc.Header{}
@@ -127,6 +150,27 @@ func (f *callFlags) build(name string) (*rpc.Call, error) {
 		call.Header[name] = append(call.Header[name], value)
 	}
 	return call, nil
+}
+
+// splitHeader reads one --header. Its errors do not quote the value, which may
+// be a secret.
+func splitHeader(text string) (name, value string, err error) {
+	const example = "want name=value, such as -H tenant=acme"
+	end := strings.IndexAny(text, "=:")
+	switch {
+	case end < 0:
+		return "", "", usagef("--header %.80q: %s", text, example)
+	case text[end] == ':':
+		return "", "", usagef("--header \"%.80s: …\": %s, with an equals sign and no colon", plain(text[:end]), example)
+	}
+	name, value = text[:end], text[end+1:]
+	if name == "" {
+		return "", "", usagef("--header: the name is missing: %s", example)
+	}
+	if err := rpc.ValidateHeader(name, value); err != nil {
+		return "", "", usagef("--header: %s", rpcMessage(err))
+	}
+	return name, value, nil
 }
 
 // readParams returns the params that are given on the command line or stdin.
@@ -175,38 +219,22 @@ func readAll(ctx context.Context, in io.Reader) ([]byte, error) {
 	}
 }
 
-// checkJSON says where data is not one JSON value.
-func checkJSON(where string, data []byte) error {
-	if len(bytes.TrimSpace(data)) == 0 {
-		return usagef("%s: empty: want one JSON value, such as {} or null", where)
-	}
-	if !utf8.Valid(data) {
-		return usagef("%s: not valid UTF-8", where)
-	}
-	var any json.RawMessage
-	err := json.Unmarshal(data, &any)
-	if err == nil {
-		return nil
-	}
-	syntax, ok := errors.AsType[*json.SyntaxError](err)
-	if !ok {
-		return usagef("%s: malformed JSON: %w", where, err)
-	}
-	// Offset counts the bytes up to and with the one that is wrong.
-	before := data[:max(0, min(int(syntax.Offset), len(data))-1)]
-	line := bytes.Count(before, []byte("\n")) + 1
-	column := utf8.RuneCount(before[bytes.LastIndexByte(before, '\n')+1:]) + 1
-	return usagef("%s: malformed JSON at line %d, column %d: %w", where, line, column, err)
-}
-
-// withHint says how to find out more when there is a way.
+// withHint says how to find out more, or what was meant, when there is a way.
 func withHint(call *rpc.Call, err error) error {
 	e, ok := errors.AsType[*rpc.Error](err)
-	if !ok || e.Code != rpc.Unimplemented || !e.Remote() {
+	if !ok {
 		return err
 	}
 	hinted := *e
-	hinted.Message = fmt.Sprintf("%s: %s; `rpcdo services info %s` lists its methods", call.Name(), e.Message, call.Service)
+	switch name, prefixed := strings.CutPrefix(call.Name(), bus.CallPrefix); {
+	case e.Code == rpc.Unimplemented && e.Remote():
+		if !strings.HasPrefix(e.Message, call.Name()) {
+			hinted.Message = call.Name() + ": " + e.Message
+		}
+		hinted.Message += fmt.Sprintf("; `rpcdo services info %s` lists its methods", call.Service)
+	case e.Code == rpc.Unavailable && !e.Remote() && prefixed && strings.Contains(name, "."):
+		hinted.Message = fmt.Sprintf("%s: nobody listens there: leave out %q, which is put in front: rpcdo call %s", call.Name(), bus.CallPrefix, name)
+	}
 	return &hinted
 }
 

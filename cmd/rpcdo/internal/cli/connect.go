@@ -2,8 +2,11 @@ package cli
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
+	"fmt"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,38 +18,90 @@ import (
 	"rpc.do/bus"
 )
 
-// connection is the flags that say which bus to use.
+// connection is the flags that say which bus to use, and how.
 type connection struct {
+	credentials
+	tls    tlsFiles
 	server string
-	creds  string
+	named  string // where server is from, for messages: "--server" or "NATS_URL"
+
+	made *bus.Config // once config has made it
 }
+
+const flagServer = "--server"
 
 func (c *connection) register(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&c.server, "server", "",
-		"the bus: nats://[user:password@]host:port, several separated by commas (NATS_URL; default "+bus.DefaultURL+")")
-	cmd.Flags().StringVar(&c.creds, "creds", "", "credentials file (NATS_CREDS)")
+	c.registerAs(cmd, "`URL` of the bus, nats://[user:password@]host:port; several separated by commas (NATS_URL; default "+bus.DefaultURL+")")
 }
 
-// fill takes from the environment what the flags do not say.
-func (c *connection) fill(a *app) {
+func (c *connection) registerAs(cmd *cobra.Command, server string) {
+	cmd.Flags().StringVar(&c.server, "server", "", server)
+	c.credentials.register(cmd)
+	c.tls.register(cmd,
+		"PEM `FILE` with the authorities that the bus's certificate may be from (default the system's)",
+		"PEM `FILE` with a certificate to show to the bus")
+}
+
+// config turns the flags, and what the environment says where they do not, into
+// the config of a connection, or says what is wrong with them.
+func (c *connection) config(a *app, log *zerolog.Logger) (bus.Config, error) {
+	if c.made != nil {
+		return *c.made, nil
+	}
+	c.named = flagServer
 	if c.server == "" {
-		c.server = a.env.Getenv("NATS_URL")
+		if c.server = a.env.Getenv("NATS_URL"); c.server != "" {
+			c.named = "NATS_URL"
+		} else {
+			c.server = bus.DefaultURL
+		}
 	}
-	if c.server == "" {
-		c.server = bus.DefaultURL
+	cfg := bus.Config{Name: "rpcdo", Logger: log}
+	for server := range strings.SplitSeq(c.server, ",") {
+		cfg.URLs = append(cfg.URLs, strings.TrimSpace(server))
 	}
-	if c.creds == "" {
-		c.creds = a.env.Getenv("NATS_CREDS")
+	if err := checkPorts(c.named, cfg.URLs); err != nil {
+		return cfg, err
 	}
+	if err := c.fill(a.env.Getenv, c.server, c.named); err != nil {
+		return cfg, err
+	}
+	if err := c.check(); err != nil {
+		return cfg, err
+	}
+	c.apply(&cfg)
+	var err error
+	if cfg.TLS, err = c.tls.client(); err != nil {
+		return cfg, err
+	}
+	c.made = &cfg
+	return cfg, nil
+}
+
+// checkPorts refuses ports that can't be. What else is wrong with a URL the bus
+// package says.
+func checkPorts(named string, urls []string) error {
+	for _, raw := range urls {
+		if !strings.Contains(raw, "://") {
+			raw = "nats://" + raw
+		}
+		u, err := url.Parse(raw)
+		if err != nil || u.Port() == "" {
+			continue
+		}
+		if port, err := strconv.Atoi(u.Port()); err != nil || port < 1 || port > 65535 {
+			return usagef("%s: port %.20s: want 1 to 65535", named, u.Port())
+		}
+	}
+	return nil
 }
 
 // open connects to the bus. A bus that is not there is an error at once, or
 // when patience is over.
 func (c *connection) open(ctx context.Context, a *app, log *zerolog.Logger, patience time.Duration) (*bus.Bus, error) {
-	c.fill(a)
-	cfg := bus.Config{Name: "rpcdo", CredentialsFile: c.creds, Logger: log}
-	for server := range strings.SplitSeq(c.server, ",") {
-		cfg.URLs = append(cfg.URLs, strings.TrimSpace(server))
+	cfg, err := c.config(a, log)
+	if err != nil {
+		return nil, err
 	}
 	deadline := time.Now().Add(patience)
 	for {
@@ -54,7 +109,7 @@ func (c *connection) open(ctx context.Context, a *app, log *zerolog.Logger, pati
 		if err == nil {
 			return b, nil
 		}
-		if ctx.Err() != nil || isConfigError(err) || isRefusal(err) || !time.Now().Before(deadline) {
+		if ctx.Err() != nil || isConfigError(err) || isRefusal(err) || isTLSError(err) || !time.Now().Before(deadline) {
 			return nil, c.explain(err)
 		}
 		if log != nil {
@@ -73,23 +128,36 @@ func isConfigError(err error) bool {
 	return strings.HasPrefix(err.Error(), "bus: Config.") || strings.HasPrefix(err.Error(), "natsd: Config.")
 }
 
+// isRefusal reports whether the bus is there and does not know the credentials,
+// or wants some.
 func isRefusal(err error) bool {
-	return errors.Is(err, nats.ErrAuthorization) || strings.Contains(strings.ToLower(err.Error()), "authorization violation")
+	text := err.Error()
+	return errors.Is(err, nats.ErrAuthorization) ||
+		strings.HasPrefix(text, "bus: the credentials for ") || strings.Contains(text, " wants credentials and the config has none")
+}
+
+// isTLSError reports whether the bus is there and TLS with it failed.
+func isTLSError(err error) bool {
+	return strings.HasPrefix(err.Error(), "bus: TLS with ") || errors.Is(err, nats.ErrSecureConnWanted)
 }
 
 // explain says what to do about an error of bus.Connect in terms of flags.
 func (c *connection) explain(err error) error {
 	switch {
 	case isConfigError(err):
-		text := strings.NewReplacer("Config.URLs[0]", "--server", "Config.URLs", "--server", "Config.CredentialsFile", "--creds").Replace(err.Error())
-		return usagef("%s", strings.TrimPrefix(text, "bus: "))
-	case isRefusal(err) && c.creds != "":
-		return failf(rpc.Unauthenticated, "%s refused the credentials in %s: %w", c.where(), c.creds, err)
-	case isRefusal(err) && strings.Contains(c.server, "@"):
-		return failf(rpc.Unauthenticated, "%s refused the credentials in its URL: check user and password: %w", c.where(), err)
+		text := c.inFlags(err.Error())
+		if strings.Contains(c.server, "@") && strings.Contains(text, "not a URL") {
+			text += "; a password in it has %2C for a comma, %2F for a slash, %40 for an @"
+		}
+		return usagef("%s", text)
 	case isRefusal(err):
-		return failf(rpc.Unauthenticated, "%s wants credentials: give --creds FILE, or a user and password as in "+
-			"--server nats://user:password@host:port (or NATS_CREDS, NATS_URL)", c.where())
+		if refused := c.refused(c.server, c.named); refused != "" {
+			return failf(rpc.Unauthenticated, "%s refused %s: %w", c.where(), refused, cause(err))
+		}
+		return failf(rpc.Unauthenticated, "%s wants credentials: give --creds FILE, --nkey FILE, --user NAME with NATS_PASSWORD set, "+
+			"or set NATS_TOKEN", c.where())
+	case isTLSError(err):
+		return c.explainTLS(err)
 	case errors.Is(err, context.Canceled):
 		return failure{rpc.Canceled, err}
 	default:
@@ -97,18 +165,71 @@ func (c *connection) explain(err error) error {
 	}
 }
 
+// explainTLS says what to do when TLS failed.
+func (c *connection) explainTLS(err error) error {
+	var advice string
+	_, unknown := errors.AsType[x509.UnknownAuthorityError](err)
+	switch {
+	case errors.Is(err, nats.ErrSecureConnWanted):
+		return failf(rpc.Unavailable, "%s does not offer TLS: leave out --tls-ca, --tls-cert and --tls-key, or use nats:// in place of tls://", c.where())
+	case unknown && c.tls.ca == "":
+		advice = "give the authority of its certificate with --tls-ca FILE"
+	case unknown:
+		advice = "the authority of its certificate is not in --tls-ca " + c.tls.ca
+	case strings.Contains(err.Error(), "tls: certificate required"):
+		return failf(rpc.Unauthenticated, "%s wants a certificate of its clients: give --tls-cert FILE and --tls-key FILE", c.where())
+	case strings.Contains(err.Error(), "remote error: tls: ") && c.tls.cert != "":
+		advice = "it may refuse the certificate in --tls-cert " + c.tls.cert
+	default:
+		advice = "check the host's name, --tls-ca, --tls-cert and --tls-key"
+	}
+	return failf(rpc.Unavailable, "TLS with %s failed: %s: %w", c.where(), advice, cause(err))
+}
+
+// cause returns the innermost error that has a text of its own: what others
+// say around it is said in other words here.
+func cause(err error) error {
+	for {
+		inner := errors.Unwrap(err)
+		if inner == nil {
+			return err
+		}
+		err = inner
+	}
+}
+
+// inFlags writes a message about the servers' URLs, the one field of the config
+// that was not checked before, with the name of the flag.
+func (c *connection) inFlags(text string) string {
+	text = strings.TrimPrefix(text, "bus: ")
+	if rest, ok := strings.CutPrefix(text, "Config.URLs["); ok {
+		index, rest, _ := strings.Cut(rest, "]")
+		if i, err := strconv.Atoi(index); err == nil && strings.Contains(c.server, ",") {
+			return fmt.Sprintf("%s, server %d%s", c.named, i+1, rest)
+		}
+		return c.named + rest
+	}
+	return strings.ReplaceAll(text, "Config.URLs", c.named)
+}
+
 // where names the servers without the credentials in their URLs.
 func (c *connection) where() string {
 	var names []string
 	for raw := range strings.SplitSeq(c.server, ",") {
-		raw = strings.TrimSpace(raw)
-		if u, err := url.Parse(raw); err == nil && u.User != nil {
-			u.User = nil
-			raw = u.String()
-		} else if i := strings.LastIndexByte(raw, '@'); i >= 0 {
-			raw = raw[i+1:]
-		}
-		names = append(names, raw)
+		names = append(names, withoutUser(strings.TrimSpace(raw)))
 	}
 	return strings.Join(names, ", ")
+}
+
+// withoutUser returns a URL without the credentials in it. A token has the
+// place of a user's name, so that goes too.
+func withoutUser(raw string) string {
+	if u, err := url.Parse(raw); err == nil && u.User != nil {
+		u.User = nil
+		return u.String()
+	}
+	if i := strings.LastIndexByte(raw, '@'); i >= 0 {
+		return raw[i+1:]
+	}
+	return raw
 }

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -31,17 +30,20 @@ Ctrl-C ends at once.
 
 What is stored is kept between runs, in .rpcdo/dev below the current directory
 unless --store says otherwise. It is written to disk every two minutes
-(sync: interval): a crash of the program loses nothing, a power failure may.`,
+(sync: interval): a crash of the program loses nothing, a power failure may.
+
+It prints a banner when the bus takes connections and the services take calls.
+Other machines can't connect; "rpcdo bus" is for that.`,
 		Example: `  rpcdo dev
   rpcdo dev --nats-port 14222 --store /tmp/dev-store
   rpcdo dev --nats-port 0                  # a free port, shown in the banner
   rpcdo dev --demo=false --log-level debug # the bus alone, talkative`,
 		GroupID: groupRun,
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.runDev(cmd.Context(), f) },
 	}
-	cmd.Flags().IntVar(&f.port, "nats-port", natsd.DefaultPort, "port of the bus; 0 for a free one")
-	cmd.Flags().StringVar(&f.store, "store", "", "directory that keeps what is stored (default .rpcdo/dev)")
+	cmd.Flags().IntVar(&f.port, "nats-port", natsd.DefaultPort, "`PORT` of the bus; 0 for a free one")
+	cmd.Flags().StringVar(&f.store, "store", "", "`DIR` that keeps what is stored (default .rpcdo/dev)")
 	cmd.Flags().BoolVar(&f.demo, "demo", true, "run the demo services")
 	f.register(cmd)
 	return cmd
@@ -76,7 +78,6 @@ func (a *app) runDev(ctx context.Context, f *devFlags) (err error) {
 		services = demo.Services(b)
 	}
 	return a.serveAll(ctx, services, func() error {
-		_, err := fmt.Fprint(a.env.Out, a.banner(srv.URL(), store, f.demo))
-		return err
+		return a.printBanner(srv.URL(), store, f.demo)
 	})
 }

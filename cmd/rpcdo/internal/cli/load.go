@@ -25,12 +25,13 @@ type load struct {
 	MeanUs    float64 `json:"mean_us"`
 	LastError string  `json:"last_error,omitempty"`
 
-	// Of the services that tell: in flight and waiting, and the percentiles of
-	// the slowest instance.
-	InFlight *int64 `json:"in_flight,omitempty"`
-	P50us    *int64 `json:"p50_us,omitempty"`
-	P90us    *int64 `json:"p90_us,omitempty"`
-	P99us    *int64 `json:"p99_us,omitempty"`
+	// Of the services that tell: calls that run and calls that were shed, and
+	// the percentiles of the slowest instance.
+	InFlight *int64  `json:"in_flight,omitempty"`
+	Shed     *uint64 `json:"shed,omitempty"`
+	P50us    *int64  `json:"p50_us,omitempty"`
+	P90us    *int64  `json:"p90_us,omitempty"`
+	P99us    *int64  `json:"p99_us,omitempty"`
 
 	total time.Duration
 }
@@ -55,14 +56,22 @@ func mergeStats(stats []micro.Stats) []*load {
 		}
 	}
 	for _, l := range list {
-		if l.Calls > 0 {
-			l.MeanUs = float64(l.total.Nanoseconds()) / float64(l.Calls) / 1e3
+		if ran := l.ran(); ran > 0 {
+			l.MeanUs = float64(l.total.Nanoseconds()) / float64(ran) / 1e3
 		}
 	}
 	slices.SortFunc(list, func(a, b *load) int {
 		return cmp.Or(cmp.Compare(a.Service, b.Service), cmp.Compare(a.Version, b.Version), cmp.Compare(a.Method, b.Method))
 	})
 	return list
+}
+
+// ran returns how many calls were not shed: those that took time.
+func (l *load) ran() int {
+	if l.Shed == nil {
+		return l.Calls
+	}
+	return l.Calls - int(min(*l.Shed, uint64(max(l.Calls, 0))))
 }
 
 func (l *load) add(ep *micro.EndpointStats) {
@@ -81,9 +90,10 @@ func (l *load) add(ep *micro.EndpointStats) {
 		}
 	}
 	if l.InFlight == nil {
-		l.InFlight = new(int64)
+		l.InFlight, l.Shed = new(int64), new(uint64)
 	}
 	*l.InFlight += told.InFlight
+	*l.Shed += told.Shed
 	most(&l.P50us, told.P50us)
 	most(&l.P90us, told.P90us)
 	most(&l.P99us, told.P99us)
@@ -91,23 +101,23 @@ func (l *load) add(ep *micro.EndpointStats) {
 
 // printLoads writes a table whose columns are separated by tabs.
 func printLoads(w io.Writer, loads []*load) {
-	fmt.Fprintln(w, "METHOD\tVERSION\tINSTANCES\tCALLS\tERRORS\tRUNNING\tMEAN\tP50\tP99\tLAST ERROR")
+	fmt.Fprintln(w, "METHOD\tVERSION\tINSTANCES\tCALLS\tERRORS\tSHED\tRUNNING\tMEAN\tP50\tP99\tLAST ERROR")
 	for _, l := range loads {
 		mean := "-"
-		if l.Calls > 0 {
+		if l.ran() > 0 {
 			mean = micros(l.MeanUs)
 		}
-		running := "-"
+		running, shed := "-", "-"
 		if l.InFlight != nil {
-			running = fmt.Sprint(*l.InFlight)
+			running, shed = fmt.Sprint(*l.InFlight), fmt.Sprint(*l.Shed)
 		}
 		percentile := func(us *int64) string {
-			if us == nil || l.Calls == 0 {
+			if us == nil || l.ran() == 0 {
 				return "-"
 			}
 			return micros(float64(*us))
 		}
-		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%s\t%s\t%s\t%s\t%s\n", plain(l.Method), plain(l.Version), l.Instances,
-			l.Calls, l.Errors, running, mean, percentile(l.P50us), percentile(l.P99us), plain(l.LastError))
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", plain(l.Method), plain(l.Version), l.Instances,
+			l.Calls, l.Errors, shed, running, mean, percentile(l.P50us), percentile(l.P99us), plain(l.LastError))
 	}
 }

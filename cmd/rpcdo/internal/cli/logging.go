@@ -16,7 +16,7 @@ type logging struct {
 
 func (l *logging) register(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&l.level, "log-level", "warn", "what to log: trace, debug, info, warn, error or off")
-	cmd.Flags().StringVar(&l.format, "log-format", "console", "how to log: console or json")
+	cmd.Flags().StringVar(&l.format, "log-format", "", "how to log: console or json (default console; json with --json)")
 	complete(cmd, "log-level", "trace", "debug", "info", "warn", "error", "off")
 	complete(cmd, "log-format", "console", "json")
 }
@@ -37,8 +37,12 @@ func (l *logging) logger(a *app) (*zerolog.Logger, error) {
 		return nil, usagef("--log-level %q: want trace, debug, info, warn, error or off", l.level)
 	}
 	var out io.Writer = a.env.Err
-	switch l.format {
-	case "json":
+	format := l.format
+	if format == "" && !a.json {
+		format = "console"
+	}
+	switch format {
+	case "json", "":
 	case "console":
 		out = zerolog.ConsoleWriter{Out: a.env.Err, NoColor: !a.env.ErrTerminal, TimeFormat: time.TimeOnly}
 	default:

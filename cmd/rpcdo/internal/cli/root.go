@@ -62,9 +62,13 @@ func (a *app) root() *cobra.Command {
 		Long: `rpcdo runs a bus and services for development, calls any method of any
 service, shows what is there, and measures how fast it is.
 
-Commands that connect take --server and --creds, or read NATS_URL and
-NATS_CREDS. With --json, results and errors are JSON. The exit status is 0 when
-the work is done, 1 when it failed, 2 when the command line is wrong.`,
+Commands that connect take --server and read NATS_URL; without either they use
+the bus on this machine. Who they are there is said by one of --creds, --nkey,
+--user with NATS_PASSWORD, NATS_TOKEN and the URL; NATS_CREDS and NATS_USER
+stand in for the flags. --tls-ca, --tls-cert and --tls-key are for TLS.
+
+With --json, results and errors are JSON. The exit status is 0 when the work is
+done, 1 when it failed, 2 when the command line is wrong.`,
 		Example: `  rpcdo dev                                # a bus and demo services on this machine
   rpcdo call math.add '{"a":1,"b":2}'      # in another terminal
   rpcdo services ls`,
@@ -79,7 +83,11 @@ the work is done, 1 when it failed, 2 when the command line is wrong.`,
 		&cobra.Group{ID: groupRun, Title: "Run things:"},
 		&cobra.Group{ID: groupCall, Title: "Use and look at what runs:"},
 	)
-	root.AddCommand(a.dev(), a.bus(), a.serve(), a.call(), a.services(), a.bench(), a.version())
+	root.CompletionOptions.DisableDefaultCmd = true // for completion has one
+	root.SetFlagErrorFunc(flagError)
+	root.SetHelpCommand(a.help())
+	root.AddCommand(a.dev(), a.bus(), a.serve(), a.call(), a.services(), a.bench(), a.version(), a.completion())
+	root.InitDefaultHelpCmd()
 	a.finishCommands(root)
 	return root
 }
@@ -104,7 +112,7 @@ func noSuchCommand(cmd *cobra.Command, args []string) error {
 		return nil
 	}
 	cmd.SuggestionsMinimumDistance = 2
-	if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
+	if like := cmd.SuggestionsFor(args[0]); len(like) > 0 && args[0] != "" {
 		return fmt.Errorf("%s has no command %q: did you mean %s?", cmd.Name(), args[0], strings.Join(like, " or "))
 	}
 	return fmt.Errorf("%s has no command %q", cmd.Name(), args[0])

@@ -31,13 +31,13 @@ When the services take calls, one line is printed: "ready", the bus and the
 services. On Ctrl-C or SIGTERM the services stop taking calls, finish those they
 have and end; a second signal ends at once.`,
 		Example: `  rpcdo serve
-  rpcdo serve --server nats://bus.example:4222 --creds ./service.creds
-  rpcdo serve --wait 30s --log-level info --log-format json`,
+  rpcdo serve --wait 30s --log-level info --log-format json
+  NATS_USER=app NATS_PASSWORD=secret rpcdo serve --server nats://127.0.0.1:4222`,
 		GroupID: groupRun,
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.runServe(cmd.Context(), f) },
 	}
-	cmd.Flags().DurationVar(&f.wait, "wait", 0, "how long to wait for a bus that is not there yet")
+	cmd.Flags().DurationVar(&f.wait, "wait", 0, "how long to wait for a bus that is not there yet (default: not at all)")
 	f.connection.register(cmd)
 	f.logging.register(cmd)
 	return cmd
@@ -58,7 +58,7 @@ func (a *app) runServe(ctx context.Context, f *serveFlags) (err error) {
 	defer func() { err = errors.Join(err, b.Close()) }()
 	services := demo.Services(b)
 	return a.serveAll(ctx, services, func() error {
-		r := ready{Ready: b.Conn().ConnectedUrlRedacted()}
+		r := ready{Ready: withoutUser(b.Conn().ConnectedUrl())}
 		for _, svc := range services {
 			r.Services = append(r.Services, svc.Name())
 		}

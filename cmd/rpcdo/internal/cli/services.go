@@ -33,8 +33,8 @@ func (a *app) servicesList() *cobra.Command {
 		Short:   "List the services that run",
 		Long: `Lists the services that run, one line for each version, with how many instances
 and methods it has. Nothing running is no error.`,
-		Example: "  rpcdo services ls\n  rpcdo services ls --json --server nats://bus.example:4222",
-		Args:    cobra.NoArgs,
+		Example: "  rpcdo services ls\n  rpcdo services ls --json --server nats://127.0.0.1:4222",
+		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			deployed, err := a.askInfo(cmd.Context(), c, "")
 			if err != nil {
@@ -102,9 +102,10 @@ func (a *app) servicesStats() *cobra.Command {
 		Use:   "stats [service] [flags]",
 		Short: "Show how many calls the methods had, and how long they took",
 		Long: `Shows, for each method, the calls since its instances started: how many, how
-many failed, how many run now, and how long they took. What instances counted is
-added up; percentiles are those of the slowest instance. A dash is what a
-service does not tell.`,
+many failed, how many run now, and how long they took. Shed are the calls that
+were refused, with resource_exhausted, because too many ran and waited; they
+count as calls and as errors. What instances counted is added up; percentiles
+are those of the slowest instance. A dash is what a service does not tell.`,
 		Example: "  rpcdo services stats\n  rpcdo services stats math --json",
 		Args:    atMostOneService,
 		RunE: func(cmd *cobra.Command, args []string) error {

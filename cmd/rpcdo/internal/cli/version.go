@@ -43,8 +43,9 @@ func (a *app) version() *cobra.Command {
 	return &cobra.Command{
 		Use:     "version",
 		Short:   "Say which version this is",
+		Long:    "Says which version this is, what it was built from, and which NATS server it holds.",
 		Example: "  rpcdo version\n  rpcdo version --json",
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 		RunE: func(*cobra.Command, []string) error {
 			v := version()
 			if a.json {

@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
 	"github.com/sony/gobreaker/v2"
@@ -35,21 +34,23 @@ func Breaker(cfg BreakerConfig) rpc.Interceptor {
 		cfg.OpenFor = 5 * time.Second
 	}
 	b := &breakers{config: cfg}
+	b.byService.make = b.breaker
 	return rpc.Interceptor{Name: "breaker", Unary: b.wrap}
 }
 
 type breakers struct {
-	config     BreakerConfig
-	byServices sync.Map // service name -> *gobreaker.CircuitBreaker[struct{}]
+	config    BreakerConfig
+	byService perService[*gobreaker.CircuitBreaker[struct{}]]
 }
 
 func (b *breakers) wrap(next rpc.UnaryFunc) rpc.UnaryFunc {
 	return func(ctx context.Context, call *rpc.Call) error {
-		if ctx.Err() != nil { // it fails whether the service is there or not
+		service := call.Service
+		breaker, ok := b.byService.of(service)
+		if !ok || ctx.Err() != nil { // then it fails whether the service is there or not
 			return next(ctx, call)
 		}
-		service := call.Service
-		_, err := b.of(service).Execute(func() (struct{}, error) {
+		_, err := breaker.Execute(func() (struct{}, error) {
 			return struct{}{}, next(ctx, call)
 		})
 		if errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {
@@ -60,18 +61,14 @@ func (b *breakers) wrap(next rpc.UnaryFunc) rpc.UnaryFunc {
 	}
 }
 
-func (b *breakers) of(service string) *gobreaker.CircuitBreaker[struct{}] {
-	if cb, ok := b.byServices.Load(service); ok {
-		return cb.(*gobreaker.CircuitBreaker[struct{}])
-	}
-	cb, _ := b.byServices.LoadOrStore(service, gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
+func (b *breakers) breaker(service string) *gobreaker.CircuitBreaker[struct{}] {
+	return gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
 		Name:         service,
 		Timeout:      b.config.OpenFor,
 		ReadyToTrip:  func(n gobreaker.Counts) bool { return n.ConsecutiveFailures >= uint32(b.config.Failures) },
 		IsSuccessful: answered,
 		IsExcluded:   undecided,
-	}))
-	return cb.(*gobreaker.CircuitBreaker[struct{}])
+	})
 }
 
 // answered reports whether the outcome of a call shows that the service is there.

@@ -37,10 +37,15 @@ func (b *budget) credit() {
 	}
 }
 
+func (c *Client) initBudgets(tokens int) {
+	c.budgets.make = func(string) *budget { return newBudget(tokens) }
+	c.sharedBudget = newBudget(tokens)
+}
+
+// budget returns the budget for retries to a service.
 func (c *Client) budget(service string) *budget {
-	if b, ok := c.budgets.Load(service); ok {
-		return b.(*budget)
+	if own, ok := c.budgets.of(service); ok {
+		return own
 	}
-	b, _ := c.budgets.LoadOrStore(service, newBudget(c.config.RetryBudget))
-	return b.(*budget)
+	return c.sharedBudget
 }

@@ -18,17 +18,19 @@ type Client struct {
 	config Config
 	chain  rpc.UnaryFunc
 
-	pending pending
-	outbox  outbox
-	budgets sync.Map // service name -> *budget
-	stop    []func()
-	closing sync.Once
+	pending      pending
+	outbox       outbox
+	budgets      perService[*budget]
+	sharedBudget *budget // of the services beyond those
+	stop         []func()
+	closing      sync.Once
 }
 
 // New makes a client on b. It uses the bus when the first call is made, and
 // ends with the bus or with Close.
 func New(b *bus.Bus, cfg Config) *Client {
 	c := &Client{bus: b, config: cfg.withDefaults()}
+	c.initBudgets(c.config.RetryBudget)
 	c.chain = rpc.Chain(c.call, c.config.Interceptors...)
 	c.pending.init(b, c.config.MaxPending)
 	c.outbox.conn, c.outbox.failed = b.Conn(), c.pending.notSent

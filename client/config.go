@@ -18,6 +18,12 @@ type Config struct {
 	// retries off.
 	MaxAttempts int
 
+	// ResendAfter is how long a call of an idempotent method waits for an answer
+	// before it is sent once more, since whoever has it may have died. The first
+	// answer counts, so a method that regularly takes longer runs more than once.
+	// Defaults to a third of the time left; a negative value turns it off.
+	ResendAfter time.Duration
+
 	// RetryBudget is how many retries to one service may be made in a row.
 	// Each retry takes one from the budget and ten calls that succeed give one
 	// back, so that retries can't multiply the load on a service in trouble.

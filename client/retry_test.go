@@ -386,6 +386,36 @@ func TestIdempotentIsSentAgain(t *testing.T) {
 }
 
 // TestIdempotentGivesUp: nobody answers any of the attempts.
+// TestResendAfter: how long an answer is waited for before the call is sent
+// again can be set, and that it is sent again can be turned off.
+func TestResendAfter(t *testing.T) {
+	t.Parallel()
+	t.Run("set", func(t *testing.T) {
+		t.Parallel()
+		_, serving, calling := twoBuses(t)
+		p := listen(t, serving, "rpc.calc.>")
+		c := client.New(calling, client.Config{MaxAttempts: 2, ResendAfter: 20 * time.Millisecond})
+		start := time.Now()
+		call := begin(func() (int, error) { return addIdem.Call(t.Context(), c, addParams{}, rpc.WithTimeout(time.Minute)) })
+		p.next()
+		p.answer(p.next(), "3")
+		got := await(t, call, "the call")
+		wantResult(t, got.result, got.err, 3)
+		within(t, time.Since(start), 10*time.Second)
+	})
+	t.Run("off", func(t *testing.T) {
+		t.Parallel()
+		_, serving, calling := twoBuses(t)
+		p := listen(t, serving, "rpc.calc.>")
+		c := client.New(calling, client.Config{ResendAfter: -1})
+		_, err := addIdem.Call(t.Context(), c, addParams{}, rpc.WithTimeout(300*time.Millisecond))
+		wantCode(t, err, rpc.DeadlineExceeded)
+		if n := p.arrived(calling); n != 1 {
+			t.Errorf("the call was sent %d times, want once", n)
+		}
+	})
+}
+
 func TestIdempotentGivesUp(t *testing.T) {
 	t.Parallel()
 	_, serving, calling := twoBuses(t)

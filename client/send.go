@@ -210,9 +210,15 @@ func (t *transmission) attempt(now time.Time) time.Time {
 	if !t.call.Idempotent || t.attempts >= t.client.config.MaxAttempts || t.waiting == maxOutstanding {
 		return time.Time{}
 	}
-	// Whoever has the call may have died. Running it twice does no harm, so it
-	// is sent again when a third of the time is over; the first answer counts.
-	return now.Add(left / 3)
+	// Whoever has the call may have died, and running it twice does no harm.
+	switch after := t.client.config.ResendAfter; {
+	case after < 0:
+		return time.Time{}
+	case after == 0:
+		return now.Add(left / 3)
+	default:
+		return now.Add(after)
+	}
 }
 
 func (t *transmission) retryHeader(now time.Time) nats.Header {

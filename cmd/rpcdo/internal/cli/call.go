@@ -100,7 +100,7 @@ func (a *app) runCall(ctx context.Context, f *callFlags, args []string) (err err
 	var result json.RawMessage
 	call.Result = &result
 	if err := c.Call(ctx, call); err != nil {
-		return withHint(call, err)
+		return withHint(call, len(args) == 1, err)
 	}
 	return a.printJSON(result)
 }
@@ -220,7 +220,8 @@ func readAll(ctx context.Context, in io.Reader) ([]byte, error) {
 }
 
 // withHint says how to find out more, or what was meant, when there is a way.
-func withHint(call *rpc.Call, err error) error {
+// Bare says that the command line has no params.
+func withHint(call *rpc.Call, bare bool, err error) error {
 	e, ok := errors.AsType[*rpc.Error](err)
 	if !ok {
 		return err
@@ -232,6 +233,8 @@ func withHint(call *rpc.Call, err error) error {
 			hinted.Message = call.Name() + ": " + e.Message
 		}
 		hinted.Message += fmt.Sprintf("; `rpcdo services info %s` lists its methods", call.Service)
+	case e.Code == rpc.InvalidArgument && e.Remote() && bare:
+		hinted.Message += fmt.Sprintf("; no params were given: rpcdo call %s '{…}'", call.Name())
 	case e.Code == rpc.Unavailable && !e.Remote() && prefixed && strings.Contains(name, "."):
 		hinted.Message = fmt.Sprintf("%s: nobody listens there: leave out %q, which is put in front: rpcdo call %s", call.Name(), bus.CallPrefix, name)
 	}

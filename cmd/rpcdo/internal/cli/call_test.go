@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
 	"rpc.do"
@@ -23,7 +24,7 @@ func TestCallPrintsTheResult(t *testing.T) {
 
 	rpcdo(t, env, "call", "math.add", `{"a":1,"b":2}`).want(t, exitDone, texts("{\"sum\":3}\n"), nil)
 	rpcdo(t, env, "call", "math.add", " {\n\"a\" : 1 } ", "--json").want(t, exitDone, texts("{\"sum\":1}\n"), nil)
-	rpcdo(t, env, "call", "math.add").want(t, exitDone, texts("{\"sum\":0}\n"), nil)
+	rpcdo(t, env, "call", "math.add", "{}").want(t, exitDone, texts("{\"sum\":0}\n"), nil)
 	rpcdo(t, env, "call", "greeter.hello", `{"name":"Åda"}`).want(t, exitDone, texts(`{"message":"Hello, Åda!"}`), nil)
 
 	stdin := env
@@ -52,6 +53,8 @@ func TestCallPrintsTheError(t *testing.T) {
 		{"math.add", `{"a":"x"}`, "invalid_argument", "params.a: want a number, got string", `"field":"a"`},
 		{"greeter.hello", `{"name":" "}`, "invalid_argument", "the name is empty", `"field":"name"`},
 		{"greeter.bye", `{}`, "unimplemented", "greeter.bye: Method not found; `rpcdo services info greeter` lists", ""},
+		{"rpc.math.add", `{}`, "unavailable", `leave out "rpc.", which is put in front: rpcdo call math.add`, ""},
+		{"rpc.math", `{}`, "unavailable", "nobody listens on rpc.rpc.math", ""},
 	} {
 		t.Run(c.method+c.params, func(t *testing.T) {
 			t.Parallel()
@@ -77,12 +80,31 @@ func TestCallFindsMalformedParamsBeforeSending(t *testing.T) {
 	env := with("NATS_URL", "nats://127.0.0.1:1")
 	for _, c := range []struct{ params, want string }{
 		{`{a:1}`, "line 1, column 2: invalid character 'a'"},
-		{`{"a":1`, "line 1, column 6: unexpected end"},
+		{`{"a":1`, "line 1, column 7: it ends too early: want a comma or }"},
+		{"{\"a\":1\n", "line 1, column 7: it ends too early"},
+		{`{'a':1}`, "line 1, column 2: invalid character '\\'' looking for beginning of object key string: want a name in double quotes"},
+		{`{`, "column 2: it ends too early: want a name in double quotes"},
+		{`{"a":1,`, "column 8: it ends too early: want a name in double quotes"},
+		{`{"a"`, "column 5: it ends too early: want a colon"},
+		{`{"a":`, "column 6: it ends too early: want a value"},
+		{`[1`, "column 3: it ends too early: want a comma or ]"},
+		{`["é`, "column 4: it ends too early: want a closing \""},
+		{`"\`, `column 3: it ends too early: want one of \" \\`},
+		{`"\u00`, "column 6: it ends too early: want four hexadecimal digits"},
+		{`-`, "column 2: it ends too early: want a digit"},
+		{`1.`, "column 3: it ends too early: want a digit"},
+		{`1e`, "column 3: it ends too early: want a digit"},
+		{`tru`, "column 4: it ends too early: want the rest of true"},
+		{`trux`, "column 4: invalid character 'x' in literal true (expecting 'e')"},
+		{`{"a" 1}`, "column 6: invalid character '1' after object key: want a colon"},
+		{`[1 2]`, "column 4: invalid character '2' after array element: want a comma or ]"},
+		{"\"a\nb\"", `column 3: invalid character '\n' in string literal: want line ends`},
+
 		{"{\n  \"é\": x\n}", "line 2, column 8: invalid character 'x'"},
-		{`{"a":1} {"b":2}`, "line 1, column 9: invalid character '{'"},
+		{`{"a":1} {"b":2}`, "line 1, column 9: invalid character '{' after top-level value: want nothing more"},
 		{strings.Repeat("[", 20_000), "line 1, column 10001: invalid character '[' exceeded max depth"},
 		{" \n", "empty"},
-		{"\"\xff\"", "not valid UTF-8"},
+		{"\"\xff\"", "not valid UTF-8 at line 1, column 2"},
 	} {
 		o := rpcdo(t, env, "call", "math.add", c.params)
 		o.want(t, exitUsage, nil, texts("params: ", c.want))
@@ -124,6 +146,74 @@ func TestCallSendsMetadataAndObject(t *testing.T) {
 	if !strings.HasPrefix(req.Reply, "_INBOX.rpcdo-") || !strings.Contains(req.Reply, ".t3000-") && !strings.Contains(req.Reply, ".t2999-") {
 		t.Errorf("reply subject %s does not tell the caller and the time", req.Reply)
 	}
+}
+
+func TestCallWithoutParamsSaysSo(t *testing.T) {
+	t.Parallel()
+	env := with("NATS_URL", demoBus(t))
+	rpcdo(t, env, "call", "math.add").want(t, exitFailed, nil, texts("want an object, got null; no params were given: rpcdo call math.add '{…}'\n"))
+	o := rpcdo(t, env, "call", "math.add", "null")
+	o.want(t, exitFailed, nil, texts("want an object, got null\n"))
+}
+
+// A service may be called rpc, and then nothing is left out.
+func TestCallOfAServiceCalledRPC(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	svc := server.New(b, "rpc", server.Config{})
+	server.Handle(svc, rpc.NewMethod[rpc.None, string]("rpc.v2.name"), func(context.Context, rpc.None) (string, error) { return "mine", nil })
+	serve(t, svc)
+	rpcdo(t, with("NATS_URL", b.Conn().ConnectedUrl()), "call", "rpc.v2.name").want(t, exitDone, texts("\"mine\"\n"), nil)
+}
+
+func TestCallWithoutReply(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	env := with("NATS_URL", b.Conn().ConnectedUrl())
+	requests := make(chan *nats.Msg, 2)
+	sub, err := b.Conn().ChanSubscribe("rpc.mail.send", requests)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = sub.Unsubscribe() })
+	if err := b.Conn().Flush(); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{}, {"--json"}} {
+		args = append([]string{"call", "mail.send", `{"to":"Ada"}`, "--no-reply", "--timeout", "3s", "-H", "tenant=acme"}, args...)
+		rpcdo(t, env, args...).want(t, exitDone, nil, nil)
+		req := <-requests
+		if req.Reply != "" || string(req.Data) != `{"to":"Ada"}` || req.Header.Get("tenant") != "acme" || req.Header.Get(bus.HeaderTimeout) != "3000" {
+			t.Errorf("got %s with %v, reply to %q", req.Data, req.Header, req.Reply)
+		}
+	}
+	// Nobody listening is not to be seen; a bus that is not there, and a message
+	// that is too large, are.
+	rpcdo(t, env, "call", "nobody.here", "--no-reply").want(t, exitDone, nil, nil)
+	rpcdo(t, with("NATS_URL", "nats://127.0.0.1:1"), "call", "mail.send", "--no-reply").want(t, exitFailed, nil, texts("nothing listens"))
+	env.In = strings.NewReader(`"` + strings.Repeat("x", 5_000_000) + `"`)
+	rpcdo(t, env, "call", "mail.send", "-", "--no-reply").want(t, exitFailed, nil, texts("resource_exhausted: ", "max_payload"))
+}
+
+func TestCallWithoutReplyThatIsNotPermitted(t *testing.T) {
+	t.Parallel()
+	s, err := natsserver.NewServer(&natsserver.Options{
+		Host: "127.0.0.1", Port: natsserver.RANDOM_PORT, NoLog: true, NoSigs: true,
+		Users: []*natsserver.User{{Username: "app", Password: "secret", Permissions: &natsserver.Permissions{
+			Publish: &natsserver.SubjectPermission{Deny: []string{"rpc.mail.>"}},
+		}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	t.Cleanup(func() {
+		s.Shutdown()
+		s.WaitForShutdown()
+	})
+	o := rpcdo(t, with("NATS_URL", s.ClientURL(), "NATS_USER", "app", "NATS_PASSWORD", "secret"), "call", "mail.send", "--no-reply")
+	o.want(t, exitFailed, nil, texts("permission_denied: mail.send: the bus does not permit this user to publish on rpc.mail.send\n"))
+	o.wantLine(t)
 }
 
 func TestCallOfAServiceThatIsNotThere(t *testing.T) {

@@ -13,7 +13,7 @@ func (a *app) completion() *cobra.Command {
 		return &cobra.Command{
 			Use:     shell,
 			Short:   "Print the completion script for " + shell,
-			Long:    "Prints the completion script for " + shell + ". The example loads it into the shell that runs.",
+			Long:    "Prints the completion script for " + shell + ". The example loads it at once.",
 			Example: "  " + load,
 			Args:    noArguments,
 			RunE:    func(cmd *cobra.Command, _ []string) error { return write(cmd.Root(), a.env.Out) },

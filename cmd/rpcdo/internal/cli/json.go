@@ -69,10 +69,15 @@ func ended(data []byte) bool {
 // wantedAtEnd says how data, which ends too early, could go on.
 func wantedAtEnd(data []byte) string {
 	err := json.Unmarshal(append(bytes.Clone(data), misplaced...), new(json.RawMessage))
-	if strings.HasSuffix(err.Error(), " in string literal") {
+	text := err.Error()
+	if strings.HasSuffix(text, " in string literal") {
 		return `a closing "`
 	}
-	return wanted(err.Error())
+	if _, rest, ok := strings.Cut(text, " in literal "); ok {
+		literal, _, _ := strings.Cut(rest, " ")
+		return "the rest of " + literal
+	}
+	return wanted(text)
 }
 
 // wanted says what could be in the place of the character that encoding/json

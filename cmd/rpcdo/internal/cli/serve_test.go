@@ -75,7 +75,7 @@ func TestCredentials(t *testing.T) {
 	}
 	for _, c := range []struct{ url, want string }{
 		{at, "wants credentials: give --creds"},
-		{"nats://app:wrong@" + at, "refused the credentials in its URL"},
+		{"nats://app:wrong@" + at, "refused the credentials in --server"},
 	} {
 		o := rpcdo(t, Env{}, "call", "math.add", "--server", c.url)
 		o.want(t, exitFailed, nil, texts(at, c.want))

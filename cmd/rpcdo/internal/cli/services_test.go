@@ -1,13 +1,16 @@
 package cli
 
 import (
+	"context"
 	"strings"
 	"testing"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
 
+	"rpc.do"
 	"rpc.do/bus/bustest"
+	"rpc.do/server"
 )
 
 func TestServices(t *testing.T) {
@@ -64,6 +67,39 @@ func TestServices(t *testing.T) {
 	})
 }
 
+func TestServicesStatsShowWhatWasShed(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	env := with("NATS_URL", b.Conn().ConnectedUrl())
+	called, release := make(chan struct{}), make(chan struct{})
+	svc := server.New(b, "narrow", server.Config{})
+	server.Handle(svc, rpc.NewMethod[rpc.None, rpc.None]("narrow.pass"), func(_ context.Context, n rpc.None) (rpc.None, error) {
+		called <- struct{}{}
+		<-release
+		return n, nil
+	}, server.Concurrency(1), server.Queue(0))
+	serve(t, svc)
+	first := start(t, env, "call", "narrow.pass")
+	<-called
+	// The client tries again on its own: more than one call is shed.
+	rpcdo(t, env, "call", "narrow.pass", "--timeout", "2s").want(t, exitFailed, nil, texts("resource_exhausted: narrow.pass is overloaded", "try again after"))
+	loads := fromJSON[[]load](t, rpcdo(t, env, "services", "stats", "narrow", "--json").out)
+	if len(loads) != 1 || loads[0].Shed == nil || *loads[0].Shed != callAttempts || loads[0].Calls != callAttempts ||
+		loads[0].Errors != callAttempts || *loads[0].InFlight != 1 || loads[0].MeanUs != 0 {
+		t.Errorf("got %+v", loads)
+	}
+	rpcdo(t, env, "services", "stats").want(t, exitDone, texts("  ERRORS  SHED  RUNNING", "0.0.0    1          4      4       4     1        -"), nil)
+	close(release)
+	<-first.done
+	if first.status != exitDone {
+		t.Errorf("the first call: status %d: %s", first.status, &first.err)
+	}
+	loads = fromJSON[[]load](t, rpcdo(t, env, "services", "stats", "narrow", "--json").out)
+	if len(loads) != 1 || loads[0].Calls != callAttempts+1 || *loads[0].Shed != callAttempts || loads[0].MeanUs < 1 {
+		t.Errorf("got %+v", loads)
+	}
+}
+
 func TestServicesWhenNoneRun(t *testing.T) {
 	t.Parallel()
 	url := bustest.Server(t).URL()
@@ -105,7 +141,7 @@ func TestServicesOfOthers(t *testing.T) {
 		t.Errorf("an escape sequence got through: %q", o.out)
 	}
 	rpcdo(t, env, "services", "info", "foreign").want(t, exitDone, texts("team", "foreign.do"), texts("2 answers"))
-	rpcdo(t, env, "services", "stats").want(t, exitDone, texts("foreign.do  0.1.0    1          0      0       -        -"), texts("2 answers"))
+	rpcdo(t, env, "services", "stats").want(t, exitDone, texts("foreign.do  0.1.0    1          0      0       -     -        -"), texts("2 answers"))
 }
 
 func TestMergeKeepsVersionsApart(t *testing.T) {

@@ -43,7 +43,7 @@ func (a *app) version() *cobra.Command {
 	return &cobra.Command{
 		Use:     "version",
 		Short:   "Say which version this is",
-		Long:    "Says which version this is, what it was built from, and which NATS server it holds.",
+		Long:    "Says which version this is, and of which parts.",
 		Example: "  rpcdo version\n  rpcdo version --json",
 		Args:    noArguments,
 		RunE: func(*cobra.Command, []string) error {

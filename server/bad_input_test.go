@@ -448,10 +448,7 @@ func TestReplyPrefixes(t *testing.T) {
 func TestMethodNobodyHas(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t, nil)
-	for _, method := range []string{"nope", "note.more", "Note", "notE", "", "note ", "fetch", "_note", "$note", strings.Repeat("n", 1000)} {
-		if method == "" || strings.Contains(method, " ") {
-			continue // not a subject: the bus refuses it
-		}
+	for _, method := range []string{"nope", "note.more", "Note", "notE", "fetch", "_note", "$note", strings.Repeat("n", 1000)} {
 		_, f := d.plain.request(t, "rpc.desk."+method, []byte(`{}`), nil)
 		requireFailure(t, f, "unimplemented")
 		if f.Message != "Method not found" {

@@ -231,6 +231,55 @@ func TestDiscoveryStats(t *testing.T) {
 	}
 }
 
+// A call that is refused because of the bound is among the requests and errors
+// and told apart from them; other refusals and failures are not shed.
+func TestDiscoveryStatsTellWhatWasShed(t *testing.T) {
+	t.Parallel()
+	srv := bustest.Server(t)
+	svc := server.New(bustest.Connect(t, srv), "narrow", server.Config{})
+	blocked, release := make(chan struct{}), make(chan struct{})
+	server.Handle(svc, rpc.NewMethod[rpc.None, rpc.None]("narrow.pass"), func(context.Context, rpc.None) (rpc.None, error) {
+		blocked <- struct{}{}
+		<-release
+		return rpc.None{}, rpc.ResourceExhausted.Errorf("the handler's own")
+	}, server.Concurrency(1), server.Queue(0))
+	server.Handle(svc, rpc.NewMethod[rpc.None, rpc.None]("narrow.wide"), doNothing)
+	start(t, svc)
+	p := plainClient(t, srv)
+	inbox, err := p.conn.SubscribeSync(p.conn.NewInbox())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.conn.PublishRequest("rpc.narrow.pass", inbox.Subject, nil); err != nil {
+		t.Fatal(err)
+	}
+	receive(t, "the call that is held", blocked)
+	for range 3 {
+		_, f := p.request(t, "rpc.narrow.pass", nil, nil)
+		requireFailure(t, f, "resource_exhausted", "overloaded")
+	}
+	if err := p.conn.Publish("rpc.narrow.pass", nil); err != nil { // nobody to answer to: shed all the same
+		t.Fatal(err)
+	}
+	await(t, "the refusals", func() bool {
+		_, load := statsOf(t, discover[micro.Stats](t, p.conn, "$SRV.STATS.narrow"), "pass")
+		return load.Shed == 4
+	})
+	close(release)
+	if _, err := inbox.NextMsg(patience); err != nil {
+		t.Fatal(err)
+	}
+
+	got := discover[micro.Stats](t, p.conn, "$SRV.STATS.narrow")
+	pass, load := statsOf(t, got, "pass")
+	if load.Shed != 4 || pass.NumRequests != 5 || pass.NumErrors != 5 || load.InFlight != 0 {
+		t.Errorf("pass has %+v and the load %+v, want 4 of 5 requests to be shed", pass, load)
+	}
+	if _, load := statsOf(t, got, "wide"); load.Shed != 0 {
+		t.Errorf("wide has the load %+v", load)
+	}
+}
+
 func statsOf(t *testing.T, s micro.Stats, name string) (ep micro.EndpointStats, load server.EndpointLoad) {
 	t.Helper()
 	i := slices.IndexFunc(s.Endpoints, func(ep *micro.EndpointStats) bool { return ep.Name == name })

@@ -91,7 +91,7 @@ func TestCallFindsMalformedParamsBeforeSending(t *testing.T) {
 		{`["é`, "column 4: it ends too early: want a closing \""},
 		{`"\`, `column 3: it ends too early: want one of \" \\`},
 		{`"\u00`, "column 6: it ends too early: want four hexadecimal digits"},
-		{`-`, "column 2: it ends too early: want a digit"},
+		{`[-`, "column 3: it ends too early: want a digit"},
 		{`1.`, "column 3: it ends too early: want a digit"},
 		{`1e`, "column 3: it ends too early: want a digit"},
 		{`tru`, "column 4: it ends too early: want the rest of true"},

@@ -183,7 +183,11 @@ func (c *connection) explainTLS(err error) error {
 	default:
 		advice = "check the host's name, --tls-ca, --tls-cert and --tls-key"
 	}
-	return failf(rpc.Unavailable, "TLS with %s failed: %s: %w", c.where(), advice, cause(err))
+	text := cause(err).Error()
+	if i := strings.LastIndex(text, "x509: "); i >= 0 {
+		text = text[i:]
+	}
+	return failf(rpc.Unavailable, "TLS with %s failed: %s: %s", c.where(), advice, text)
 }
 
 // cause returns the innermost error that has a text of its own: what others

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -93,6 +94,39 @@ func TestTryLinesNameTheBusWhenNeeded(t *testing.T) {
 				t.Errorf("NATS_URL %q, bus %s: %s", c.env, c.url, line)
 			}
 		}
+	}
+}
+
+// A banner that can't be printed ends the command, with the reason.
+func TestBannerThatCanNotBePrinted(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{
+		{"dev", "--nats-port", "0", "--store", t.TempDir()}, {"dev", "--nats-port", "0", "--store", t.TempDir(), "--json"},
+	} {
+		var errs transcript
+		status := Run(t.Context(), args, Env{Out: full{}, Err: &errs})
+		if status != exitFailed || !strings.Contains(errs.String(), errFull.Error()) || strings.Count(errs.String(), "\n") != 1 {
+			t.Errorf("%q: status %d, stderr %q", args, status, &errs)
+		}
+	}
+}
+
+var errFull = errors.New("no space left")
+
+// full is a writer that takes nothing.
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, errFull }
+
+// With --json what a program reads on stderr is JSON too.
+func TestLogsAreJSONWhenErrorsAre(t *testing.T) {
+	t.Parallel()
+	p := start(t, Env{}, "dev", "--nats-port", "0", "--store", t.TempDir(), "--json")
+	url := fromJSON[ready](t, p.waitFor(t, "}\n")).Ready
+	rpcdo(t, Env{}, "call", "math.divide", `{"a":1}`, "--server", url).want(t, exitFailed, nil, texts("zero"))
+	<-p.err.contains("\n")
+	if entry := fromJSON[map[string]any](t, p.err.String()); entry["level"] != "warn" || entry["code"] != "invalid_argument" {
+		t.Errorf("log %s", &p.err)
 	}
 }
 

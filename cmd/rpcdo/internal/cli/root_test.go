@@ -39,7 +39,6 @@ func TestUsageErrors(t *testing.T) {
 		{"bus --token x", "did you mean --auth-token?"},
 		{"call math.add -5", "put -- before it"},
 		{"call math.add -x", "unknown shorthand flag"},
-		{"call math.add --timeout", "flag needs an argument: --timeout"},
 		{"dev --nats-port 70000", "--nats-port 70000: want 1 to 65535"},
 		{"dev --nats-port x", `--nats-port "x": want a whole number`},
 		{"dev --nats-port 99999999999999999999", `: the number is too large`},
@@ -177,6 +176,7 @@ func TestEmptyWords(t *testing.T) {
 		{[]string{"services", "stats", ""}, `service name "": it is empty`},
 		{[]string{"call", ""}, `name "": want <service>.<method>`},
 		{[]string{"call", "math.add", ""}, "params: empty"},
+		{[]string{"call", "math.add", "--timeout"}, "flag needs an argument: --timeout"},
 		{[]string{"bench", "call", "--concurrency", ""}, "want whole numbers"},
 	} {
 		o := rpcdo(t, Env{}, c.args...)

@@ -1,0 +1,111 @@
+package cli
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+
+	"rpc.do/bus"
+)
+
+// notRun lists the examples in the help that are not run here, and why.
+var notRun = map[string]string{
+	"rpcdo bus --name bus-1 --port 4301 --cluster-name dev --cluster-port 6301 --routes 127.0.0.1:6301,127.0.0.1:6302,127.0.0.1:6303": "waits for the other members",
+
+	"source <(rpcdo completion bash)":                              "a shell's",
+	"source <(rpcdo completion zsh)":                               "a shell's",
+	"rpcdo completion fish | source":                               "a shell's",
+	"rpcdo completion powershell | Out-String | Invoke-Expression": "a shell's",
+}
+
+// The examples in the help work when they are pasted while rpcdo dev runs.
+func TestExamplesInTheHelp(t *testing.T) {
+	t.Parallel()
+	url := demoBus(t)
+	a := &app{env: Env{}.withDefaults()}
+	unused := map[string]bool{}
+	for line := range notRun {
+		unused[line] = true
+	}
+	var ran int
+	var walk func(cmd *cobra.Command)
+	walk = func(cmd *cobra.Command) {
+		for line := range strings.Lines(strings.ReplaceAll(cmd.Example, "\\\n    ", "")) {
+			if line, _, _ = strings.Cut(line, "  #"); strings.TrimSpace(line) == "" || strings.HasPrefix(line, "#") {
+				continue
+			}
+			line, _, _ = strings.Cut(strings.TrimSpace(line), " #")
+			delete(unused, line)
+			if notRun[line] == "" {
+				ran++
+				t.Run(line, func(t *testing.T) {
+					t.Parallel()
+					runExample(t, url, line)
+				})
+			}
+		}
+		for _, sub := range cmd.Commands() {
+			walk(sub)
+		}
+	}
+	walk(a.root())
+	if ran < 25 {
+		t.Errorf("only %d examples were found", ran)
+	}
+	for line := range unused {
+		t.Errorf("no longer an example: %s", line)
+	}
+}
+
+// runExample runs one line as a shell would, on the bus at url in place of the
+// usual one. Commands that run until they are stopped are stopped; they get a
+// port of their own and do not write into the current directory.
+func runExample(t *testing.T, url, line string) {
+	args := words(line)
+	variables := []string{"NATS_URL", url}
+	var env Env
+	if args[0] == "echo" {
+		env.In = strings.NewReader(args[1])
+		args = args[3:]
+	}
+	for ; strings.Contains(args[0], "="); args = args[1:] {
+		name, value, _ := strings.Cut(args[0], "=")
+		variables = append(variables, name, value)
+	}
+	env.Getenv = with(variables...).Getenv
+	if args[0] != "rpcdo" {
+		t.Fatalf("%q is not rpcdo's", args[0])
+	}
+	args = args[1:]
+	for i, arg := range args {
+		if arg == bus.DefaultURL {
+			args[i] = url
+		}
+	}
+	switch {
+	case len(args) == 0 || args[0] == "help" || args[0] == "version" || args[0] == "call" || args[0] == "services":
+		if o := rpcdo(t, env, args...); o.status != exitDone || o.err != "" {
+			t.Errorf("status %d, stderr %s", o.status, o.err)
+		}
+	case args[0] == "bench":
+		rpcdo(t, env, append(args, "--duration", "10ms")...).want(t, exitDone, texts("call/tcp/"), nil)
+	case args[0] == "dev":
+		runUntilReady(t, env, append(args, "--nats-port", "0", "--store", t.TempDir()))
+	case args[0] == "bus":
+		runUntilReady(t, env, append(args, "--port", "0", "--store", t.TempDir()))
+	case args[0] == "serve":
+		runUntilReady(t, env, args)
+	default:
+		t.Errorf("nothing is known about %s", args[0])
+	}
+}
+
+func runUntilReady(t *testing.T, env Env, args []string) {
+	t.Helper()
+	p := start(t, env, args...)
+	p.waitFor(t, "ready ")
+	if status := p.stop(t); status != exitDone {
+		t.Errorf("status %d, stderr %s", status, &p.err)
+	}
+}

@@ -31,6 +31,7 @@ var mayPanic = map[string]string{
 	"server.New":                  "builds a service: its name and config are the program's own",
 	"server.Concurrency":          "registers: a constant argument",
 	"server.Queue":                "registers: a constant argument",
+	"server.Handle":               "registers a method: its handler can't be nil",
 	"server.register":             "registers a method",
 	"server.Register":             "registers the methods of a type",
 	"server.class.endpoints":      "registers the methods of a type",
@@ -40,8 +41,7 @@ var mayPanic = map[string]string{
 	"server.setDefault":           "builds a service: its config",
 	"server.Config.withDefaults":  "builds a service: its config",
 
-	"cmd/rpcdo/internal/cli.complete":   "registers completion for a flag that it has just defined",
-	"cmd/rpcdo/internal/cli.app.banner": "writes a struct of strings as JSON, which can't fail",
+	"cmd/rpcdo/internal/cli.complete": "registers completion for a flag that it has just defined",
 }
 
 // constants lists package-level variables that are never assigned again, by

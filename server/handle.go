@@ -34,7 +34,7 @@ type endpoint struct {
 // Params with a method Validate() error are checked before the handler runs;
 // what it returns is sent as InvalidArgument unless it has a code.
 //
-// Handle panics when the method is registered already.
+// Handle panics when the method is registered already or fn is nil.
 func Handle[P, R any](to Registrar, m rpc.Method[P, R], fn func(context.Context, P) (R, error), opts ...MethodOption) {
 	type frame struct {
 		params P
@@ -58,6 +58,9 @@ func Handle[P, R any](to Registrar, m rpc.Method[P, R], fn func(context.Context,
 			return nil
 		},
 	}, opts)
+	if fn == nil {
+		panic(fmt.Sprintf("server: %s: the handler of %s is nil", to.entrypoint().service.name, m.Spec().Name()))
+	}
 }
 
 // Validator is implemented by params that can check themselves.

@@ -16,6 +16,14 @@ const (
 	intakeCrowd  = intakeBuffer / 8
 )
 
+// backlogBytes bounds what relieve holds, of messages that count messageCost
+// each beside their payloads. Only when refusals can't be sent for so long that
+// this is full does the buffer fill up; the bus logs what is dropped then.
+const (
+	backlogBytes = 256 << 20
+	messageCost  = 512
+)
+
 // Readers that have nothing to do: so many wait for messages, so many more rest
 // until they are needed. What is over that ends.
 const (
@@ -114,26 +122,43 @@ func (in *intake) serveOne() bool {
 // than that. It runs no handlers, so nothing holds it up.
 func (in *intake) relieve() {
 	defer in.crowded.Store(false)
-	for backlog := in.empty(nil); len(backlog) > 0; backlog = in.empty(backlog) {
-		msg := backlog[0]
-		backlog[0], backlog = nil, backlog[1:]
-		if j := in.svc.take(msg); j != nil {
+	var b backlog
+	for in.empty(&b); len(b.msgs) > 0; in.empty(&b) {
+		if j := in.svc.take(b.pop()); j != nil {
 			in.call(j)
 		}
 	}
 }
 
-// empty adds what is in the buffer to the backlog.
-func (in *intake) empty(backlog []*nats.Msg) []*nats.Msg {
-	for {
+// backlog is what relieve has taken out of the buffer.
+type backlog struct {
+	msgs  []*nats.Msg
+	bytes int
+}
+
+func (b *backlog) push(msg *nats.Msg) {
+	b.msgs = append(b.msgs, msg)
+	b.bytes += len(msg.Data) + messageCost
+}
+
+func (b *backlog) pop() *nats.Msg {
+	msg := b.msgs[0]
+	b.msgs[0], b.msgs = nil, b.msgs[1:]
+	b.bytes -= len(msg.Data) + messageCost
+	return msg
+}
+
+// empty moves what is in the buffer to the backlog, as far as it has room.
+func (in *intake) empty(b *backlog) {
+	for b.bytes < backlogBytes {
 		select {
 		case msg, open := <-in.msgs:
 			if !open {
-				return backlog
+				return
 			}
-			backlog = append(backlog, msg)
+			b.push(msg)
 		default:
-			return backlog
+			return
 		}
 	}
 }

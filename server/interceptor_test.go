@@ -314,6 +314,7 @@ func TestRegistrationPanics(t *testing.T) {
 			server.Handle(svc, todoAdd, echo)
 			server.Handle(svc, todoAdd, echo)
 		}, []string{"todo", "add", "already"}},
+		{"no handler", func(svc *server.Service) { server.Handle(svc, todoAdd, nil) }, []string{"todo.add", "nil"}},
 		{"a method twice in an entrypoint", func(svc *server.Service) {
 			e := svc.Entrypoint("Admin")
 			server.Handle(e, todoAdd, echo)

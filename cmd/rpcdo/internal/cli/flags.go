@@ -67,8 +67,10 @@ func invalidValue(cmd *cobra.Command, err error, value string) error {
 // flagNameIn returns the name of the flag that the flag parser complains of, as
 // in: invalid argument "5" for "-t, --timeout" flag: …
 func flagNameIn(text string) string {
-	before, _, _ := strings.Cut(text[strings.LastIndex(text, ` for "`)+1:], `" flag:`)
-	return before[strings.LastIndex(before, "--")+len("--"):]
+	_, rest, _ := strings.Cut(text, `" for "`) // quotes in the value are escaped
+	names, _, _ := strings.Cut(rest, `" flag: `)
+	_, name, _ := strings.Cut(names, "--")
+	return name
 }
 
 // unknownFlag says which flag was meant, when that can be told.

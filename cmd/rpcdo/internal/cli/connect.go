@@ -109,7 +109,7 @@ func (c *connection) open(ctx context.Context, a *app, log *zerolog.Logger, pati
 		if err == nil {
 			return b, nil
 		}
-		if ctx.Err() != nil || isConfigError(err) || isRefusal(err) || isTLSError(err) || !time.Now().Before(deadline) {
+		if ctx.Err() != nil || lasting(err) || !time.Now().Before(deadline) {
 			return nil, c.explain(err)
 		}
 		if log != nil {
@@ -120,6 +120,12 @@ func (c *connection) open(ctx context.Context, a *app, log *zerolog.Logger, pati
 		case <-time.After(min(200*time.Millisecond, time.Until(deadline))):
 		}
 	}
+}
+
+// lasting reports whether waiting does not help. A connection that was closed
+// may be that of a bus that stops and comes back.
+func lasting(err error) bool {
+	return isConfigError(err) || isRefusal(err) || isTLSError(err) && !isCutOff(err)
 }
 
 // isConfigError reports whether err is about the config and not about the bus:
@@ -176,10 +182,10 @@ func (c *connection) explainTLS(err error) error {
 		advice = "give the authority of its certificate with --tls-ca FILE"
 	case unknown:
 		advice = "the authority of its certificate is not in --tls-ca " + c.tls.ca
-	case strings.Contains(err.Error(), "tls: certificate required"):
-		return failf(rpc.Unauthenticated, "%s wants a certificate of its clients: give --tls-cert FILE and --tls-key FILE", c.where())
-	case strings.Contains(err.Error(), "remote error: tls: ") && c.tls.cert != "":
-		advice = "it may refuse the certificate in --tls-cert " + c.tls.cert
+	case refusesCertificate(err) && c.tls.cert == "":
+		return failf(rpc.Unauthenticated, "%s seems to want a certificate of its clients: give --tls-cert FILE and --tls-key FILE: %w", c.where(), cause(err))
+	case refusesCertificate(err):
+		return failf(rpc.Unauthenticated, "%s seems to refuse the certificate in --tls-cert %s: %w", c.where(), c.tls.cert, cause(err))
 	default:
 		advice = "check the host's name, --tls-ca, --tls-cert and --tls-key"
 	}
@@ -188,6 +194,20 @@ func (c *connection) explainTLS(err error) error {
 		text = text[i:]
 	}
 	return failf(rpc.Unavailable, "TLS with %s failed: %s: %s", c.where(), advice, text)
+}
+
+// isCutOff reports whether the bus closed the connection after the handshake.
+// It says why, mostly that it wants another certificate, but that is lost when
+// the connection is closed first.
+func isCutOff(err error) bool {
+	return strings.Contains(err.Error(), "closed by remote after TLS handshake")
+}
+
+// refusesCertificate reports whether the bus does not go on with TLS because of
+// the client's certificate, or for want of one.
+func refusesCertificate(err error) bool {
+	text := err.Error()
+	return isCutOff(err) || strings.Contains(text, "remote error: tls: ") && strings.Contains(text, "certificate")
 }
 
 // cause returns the innermost error that has a text of its own: what others

@@ -147,10 +147,10 @@ func TestTLSClientCertificates(t *testing.T) {
 	trusted := []string{"services", "ls", "--tls-ca", ours.file}
 	rpcdo(t, env, append(trusted, "--tls-cert", clientCert, "--tls-key", clientKey)...).want(t, exitDone, nil, texts("no services answered"))
 
-	wantError(t, env, trusted, exitFailed, "unauthenticated", "wants a certificate of its clients: give --tls-cert FILE and --tls-key FILE")
+	wantError(t, env, trusted, exitFailed, "unauthenticated", "seems to want a certificate of its clients: give --tls-cert FILE and --tls-key FILE")
 	strangerCert, strangerKey := theirs.issue(t, "stranger")
-	wantError(t, env, append(trusted, "--tls-cert", strangerCert, "--tls-key", strangerKey), exitFailed, "unavailable",
-		"it may refuse the certificate in --tls-cert "+strangerCert)
+	wantError(t, env, append(trusted, "--tls-cert", strangerCert, "--tls-key", strangerKey), exitFailed, "unauthenticated",
+		"seems to refuse the certificate in --tls-cert "+strangerCert)
 }
 
 func TestTLSOfABusWithoutIt(t *testing.T) {

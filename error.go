@@ -31,16 +31,22 @@ type Error struct {
 	// Its resolution on the wire is a millisecond.
 	RetryAfter time.Duration
 
-	remote bool
-	cause  error
+	remote  bool
+	outcome bool
+	cause   error
 }
 
-// Error returns the code's name and the message.
+// Error returns the code's name and the message. An error without a code is
+// an unknown one.
 func (e *Error) Error() string {
-	if e.Message == "" {
-		return e.Code.String()
+	name := e.Code.String()
+	if e.Code == 0 {
+		name = Unknown.String() // what CodeOf says of it
 	}
-	return e.Code.String() + ": " + e.Message
+	if e.Message == "" {
+		return name
+	}
+	return name + ": " + e.Message
 }
 
 // Unwrap returns the error wrapped with %w in Errorf, if any.
@@ -68,7 +74,7 @@ func (e *Error) Remote() bool { return e.remote }
 // IsRemote reports whether err holds an *Error that came from the callee.
 func IsRemote(err error) bool {
 	e, ok := errors.AsType[*Error](err)
-	return ok && e.remote
+	return ok && e != nil && e.remote
 }
 
 // AsRemote returns a copy of the error marked as one that the callee decided.
@@ -76,6 +82,20 @@ func IsRemote(err error) bool {
 func (e *Error) AsRemote() *Error {
 	c := *e
 	c.remote = true
+	return &c
+}
+
+// Outcome reports whether the error is what a call made by this process came
+// to, be it that the callee decided it or that the call never got there. Its
+// Retryable speaks of that call and of no other: a handler that passes the error
+// on has run.
+func (e *Error) Outcome() bool { return e.outcome || e.remote }
+
+// AsOutcome returns a copy of the error marked as what a call came to. It is for
+// transports.
+func (e *Error) AsOutcome() *Error {
+	c := *e
+	c.outcome = true
 	return &c
 }
 

@@ -159,7 +159,9 @@ func invalidParams(err error, params reflect.Type) *rpc.Error {
 		return e
 	}
 	if te, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		return wrongType(te.Field, typeName(te.Type), te.Value)
+		// Behind the kind of a number comes the number itself.
+		kind, _, _ := strings.Cut(te.Value, " ")
+		return wrongType(te.Field, typeName(te.Type), kind)
 	}
 	if te, ok := errors.AsType[*cbor.UnmarshalTypeError](err); ok {
 		// The library names the field of the outermost struct, after its Go type.
@@ -176,13 +178,13 @@ func invalidParams(err error, params reflect.Type) *rpc.Error {
 }
 
 // wrongType is the error for a field that holds something else than expected.
-// What it holds may be a number of any length.
+// It says what kind of value that is, not which: the error is logged, and params
+// may be secret.
 func wrongType(field, expected, got string) *rpc.Error {
 	where := "params"
 	if field != "" {
 		where += "." + field
 	}
-	got = bounded(got)
 	return rpc.InvalidArgument.Errorf("%s: want %s, got %s", where, expected, got).
 		WithDetail(rpc.FieldViolation{Field: field, Expected: expected, Got: got})
 }

@@ -29,15 +29,15 @@ const (
 // made for it (W3C Trace Context and Baggage).
 var traceHeaders = [...]string{"traceparent", "tracestate", "baggage"}
 
-// CopyTrace adds the trace headers of from to h, unless h has them. It returns
-// h, made when there was something to add.
+// CopyTrace adds the trace headers of from to h, unless h has them or they are
+// not fit to be sent. It returns h, made when there was something to add.
 func CopyTrace(h, from rpc.Header) rpc.Header {
 	if len(from) == 0 {
 		return h
 	}
 	for _, name := range traceHeaders {
 		values := from.Values(name)
-		if len(values) == 0 || len(h.Values(name)) > 0 {
+		if len(values) == 0 || len(h.Values(name)) > 0 || !sendable(name, values) {
 			continue
 		}
 		if h == nil {
@@ -46,6 +46,16 @@ func CopyTrace(h, from rpc.Header) rpc.Header {
 		h[name] = values
 	}
 	return h
+}
+
+// sendable reports whether a header that came in may go out again.
+func sendable(name string, values []string) bool {
+	for _, v := range values {
+		if rpc.ValidateHeader(name, v) != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // system reports whether a header name belongs to the wire format and not to

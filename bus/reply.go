@@ -14,10 +14,6 @@ const MaxTimeout = 24 * time.Hour
 // DefaultTimeout is the time of a call whose request does not say.
 const DefaultTimeout = 5 * time.Second
 
-// ClockRoom is how much later than its time a call may arrive by the
-// receiver's clock, because clocks differ.
-const ClockRoom = 30 * time.Second
-
 // Inbox is the stem of a caller's reply subjects,
 // "<prefix>.<caller>-<nuid>.". What a reply subject adds to it tells the call's
 // identity, time and moment, so that the common call needs no headers.

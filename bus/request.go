@@ -35,6 +35,8 @@ type Request struct {
 	Timeout time.Duration
 	// Sent is when that was by the caller's clock; zero when unsaid.
 	Sent time.Time
+	// Age is how much earlier the first attempt was sent.
+	Age time.Duration
 	// Header is the user's metadata.
 	Header rpc.Header
 	// ContentType names the payload's codec; empty for JSON.
@@ -88,10 +90,7 @@ func (req *Request) readHeader(h nats.Header) error {
 		if err != nil {
 			return err
 		}
-		req.ID = id
-		if !req.Sent.IsZero() {
-			req.Sent = req.Sent.Add(-age)
-		}
+		req.ID, req.Age = id, age
 	}
 	if v := h.Get(HeaderCaller); v != "" {
 		if len(v) > 128 || !utf8.ValidString(v) {

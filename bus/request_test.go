@@ -65,10 +65,10 @@ func TestParseRequest(t *testing.T) {
 		}},
 		{"a retry", ours, nats.Header{"Rpc-Id": {"shop-x.1;age=1500"}, "Rpc-Attempt": {"2"}}, func(r *Request) {
 			r.Reply, r.Caller, r.Timeout = ours, "shop", 3*time.Second
-			r.ID, r.Attempt, r.Sent = "shop-x.1", 2, sent.Add(-1500*time.Millisecond)
+			r.ID, r.Attempt, r.Sent, r.Age = "shop-x.1", 2, sent, 1500*time.Millisecond
 		}},
 		{"an age without a moment", foreign, nats.Header{"Rpc-Id": {"x;age=1500"}}, func(r *Request) {
-			r.Reply, r.ID = foreign, "x"
+			r.Reply, r.ID, r.Age = foreign, "x", 1500*time.Millisecond
 		}},
 		{"headers over the reply subject", ours, nats.Header{"Rpc-Timeout": {"10"}, "Rpc-Caller": {"other"}}, func(r *Request) {
 			r.Reply, r.ID, r.Sent, r.Timeout, r.Caller = ours, id, sent, 10*time.Millisecond, "other"

@@ -73,7 +73,7 @@ func each(b *testing.B, callers int, op func() error) {
 	wg.Wait()
 }
 
-func rawCall(b *testing.B, transport string, params sumParams) func() error {
+func rawCall(b testing.TB, transport string, params sumParams) func() error {
 	srv := benchServer(b)
 	serving, calling := benchConn(b, srv, transport), benchConn(b, srv, transport)
 	_, err := serving.Conn().QueueSubscribe("raw.>", "q", func(m *nats.Msg) {
@@ -109,7 +109,7 @@ func rawCall(b *testing.B, transport string, params sumParams) func() error {
 	}
 }
 
-func typedCall(b *testing.B, transport string, params sumParams, remote bool) func() error {
+func typedCall(b testing.TB, transport string, params sumParams, remote bool) func() error {
 	srv := benchServer(b)
 	serving := benchConn(b, srv, transport)
 	calling := serving
@@ -135,7 +135,7 @@ func typedCall(b *testing.B, transport string, params sumParams, remote bool) fu
 	}
 }
 
-func benchServer(b *testing.B) *natsd.Server {
+func benchServer(b testing.TB) *natsd.Server {
 	srv, err := natsd.Start(context.Background(), natsd.Config{Port: -1})
 	if err != nil {
 		b.Fatal(err)
@@ -144,7 +144,7 @@ func benchServer(b *testing.B) *natsd.Server {
 	return srv
 }
 
-func benchConn(b *testing.B, srv *natsd.Server, transport string) *bus.Bus {
+func benchConn(b testing.TB, srv *natsd.Server, transport string) *bus.Bus {
 	cfg := bus.Config{Name: "bench"}
 	if transport == "inprocess" {
 		cfg.InProcess = srv

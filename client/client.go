@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"strings"
 	"sync"
@@ -50,27 +51,51 @@ func (c *Client) Close() {
 	})
 }
 
-// Call makes one call. See rpc.Caller.
-//
-// Inside a handler the error is never Retryable, whatever became of the call:
-// passed on, it would say of the handler's own call that it did not run.
+// Call makes one call. See rpc.Caller. Its error is an *rpc.Error, or wraps one
+// when an interceptor does that.
 func (c *Client) Call(ctx context.Context, call *rpc.Call) error {
-	if _, bounded := ctx.Deadline(); !bounded && call.Timeout <= 0 {
+	timeout := call.Timeout
+	if _, bounded := ctx.Deadline(); !bounded && timeout <= 0 {
 		call.Timeout = c.config.Timeout // interceptors go by it too
 	}
 	err := c.chain(ctx, call)
-	if e, ok := err.(*rpc.Error); ok && e.Retryable {
-		if _, serving := rpc.CallInfoFrom(ctx); serving {
-			final := *e
-			final.Retryable = false
-			return &final
+	call.Timeout = timeout
+	return asOutcome(err)
+}
+
+// asOutcome marks an error, the one of an interceptor too, as what this call
+// came to: were a handler to pass it on as it is, its Retryable would say of the
+// handler's own call that it did not run.
+func asOutcome(err error) error {
+	switch e := err.(type) {
+	case nil:
+		return nil
+	case *rpc.Error:
+		if e == nil || e.Outcome() {
+			return err
 		}
+		return e.AsOutcome()
+	}
+	if e, ok := errors.AsType[*rpc.Error](err); ok && e.Retryable && !e.Outcome() {
+		return &wrapped{error: err, outcome: e.AsOutcome()}
 	}
 	return err
 }
 
+// wrapped is an interceptor's error around one that is not marked as an outcome.
+type wrapped struct {
+	error
+	outcome *rpc.Error
+}
+
+func (w *wrapped) Unwrap() []error { return []error{w.outcome, w.error} }
+
 // call is what the interceptors wrap: it addresses, sends and retries.
 func (c *Client) call(ctx context.Context, call *rpc.Call) error {
+	return asOutcome(c.transmit(ctx, call))
+}
+
+func (c *Client) transmit(ctx context.Context, call *rpc.Call) error {
 	if err := ctx.Err(); err != nil {
 		return rpc.CodeOf(err).Errorf("%s: not sent: %w", call.Name(), err)
 	}

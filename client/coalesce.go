@@ -3,8 +3,10 @@ package client
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"reflect"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +21,14 @@ import (
 // service, method, object, params and metadata share its outcome. Each caller
 // still has a deadline of its own, and the shared call is cancelled when the
 // last of them has gone.
+//
+// Calls are compared as they are when they reach it: put it behind every
+// interceptor that adds metadata, such as Authorization, or changes the call in
+// another way, best as the last one. The interceptors behind it run once for
+// all callers, with the values of the first caller's context: one that took the
+// user from there would give that user's result to the others.
+//
+// A panic of what is behind it is an Internal error for all of them.
 //
 // Params and results must be values that encoding/json can write and read back.
 // Calls that are not idempotent, or one-way, are not touched.
@@ -137,13 +147,42 @@ func detached(ctx context.Context) (context.Context, context.CancelFunc) {
 func (c *coalescer) fly(ctx context.Context, key string, f *flight, params []byte, call *rpc.Call, next rpc.UnaryFunc) {
 	defer close(f.done)
 	defer f.cancel()
-	if err := json.Unmarshal(params, call.Params); err != nil {
-		f.err = rpc.InvalidArgument.Errorf("%s: the params can't be read back from JSON: %w", call.Name(), err)
-	} else if f.err = next(ctx, call); f.err == nil {
-		if f.result, err = json.Marshal(call.Result); err != nil {
-			f.err = rpc.Internal.Errorf("%s: the result can't be shared as JSON: %w", call.Name(), err)
+	defer c.land(key, f)
+	// It stays when the goroutine does not come to the end: nobody above it
+	// would recover a panic, or notice runtime.Goexit.
+	f.err = rpc.Internal.Errorf("%s: a coalesced call panicked", call.Name())
+	defer func() {
+		if value := recover(); value != nil {
+			cause := fmt.Errorf("panic: %v\n\n%s", value, debug.Stack())
+			f.err = rpc.Internal.Errorf("%s: a coalesced call panicked%w", call.Name(), unsaid{cause})
 		}
+	}()
+	f.result, f.err = share(ctx, params, call, next)
+}
+
+// unsaid is a cause that stays out of the message, which may be passed on.
+type unsaid struct{ error }
+
+func (unsaid) Error() string   { return "" }
+func (u unsaid) Unwrap() error { return u.error }
+
+// share makes the call, whose params come as JSON and whose result goes so.
+func share(ctx context.Context, params []byte, call *rpc.Call, next rpc.UnaryFunc) ([]byte, error) {
+	if err := json.Unmarshal(params, call.Params); err != nil {
+		return nil, rpc.InvalidArgument.Errorf("%s: the params can't be read back from JSON: %w", call.Name(), err)
 	}
+	if err := next(ctx, call); err != nil {
+		return nil, err
+	}
+	result, err := json.Marshal(call.Result)
+	if err != nil {
+		return nil, rpc.Internal.Errorf("%s: the result can't be shared as JSON: %w", call.Name(), err)
+	}
+	return result, nil
+}
+
+// land says that the flight is over: the next call starts another.
+func (c *coalescer) land(key string, f *flight) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.flights[key] == f {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -136,6 +138,94 @@ func TestCoalesceOnlyIdentical(t *testing.T) {
 		close(c.release)
 		synctest.Wait()
 	})
+}
+
+// userKey is the key of a context's user.
+type userKey struct{}
+
+// The calls of two users are told apart by what an interceptor before Coalesce
+// adds to them.
+func TestCoalesceBehindAuthorization(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		var runs atomic.Int64
+		authorize := rpc.Interceptor{Unary: func(next rpc.UnaryFunc) rpc.UnaryFunc {
+			return func(ctx context.Context, call *rpc.Call) error {
+				rpc.WithHeader("Authorization", "Bearer "+ctx.Value(userKey{}).(string))(call)
+				return next(ctx, call)
+			}
+		}}
+		whoami := rpc.NewMethod[rpc.None, string]("calc.whoami", rpc.Idempotent())
+		c := rpc.Chain(func(_ context.Context, call *rpc.Call) error {
+			runs.Add(1)
+			<-release
+			*call.Result.(*string) = call.Header.Get("Authorization")
+			return nil
+		}, authorize, client.Coalesce())
+
+		users := []string{"ann", "bob", "ann", "bob"}
+		futures := make([]*rpc.Future[string], len(users))
+		for i, user := range users {
+			futures[i] = whoami.Go(context.WithValue(t.Context(), userKey{}, user), c, rpc.None{})
+		}
+		synctest.Wait()
+		close(release)
+		for i, f := range futures {
+			if got, err := f.Wait(t.Context()); err != nil || got != "Bearer "+users[i] {
+				t.Errorf("%s got the result of %q, %v", users[i], got, err)
+			}
+		}
+		if n := runs.Load(); n != 2 {
+			t.Errorf("%d executions for 2 users", n)
+		}
+	})
+}
+
+// What ends the goroutine of a shared call ends neither the process nor the
+// calls that come later.
+func TestCoalesceOfWhatPanics(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(){
+		"panic":  func() { panic("out of coffee") },
+		"error":  func() { panic(errors.New("out of coffee")) },
+		"Goexit": runtime.Goexit,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				release := make(chan struct{})
+				var runs atomic.Int64
+				c := rpc.Chain(func(context.Context, *rpc.Call) error {
+					if runs.Add(1) == 1 {
+						<-release
+						end()
+					}
+					return nil
+				}, client.Coalesce())
+				var futures []*rpc.Future[cartParams]
+				for range 3 {
+					futures = append(futures, read.Go(t.Context(), c, newCart()))
+				}
+				synctest.Wait()
+				close(release)
+				for _, f := range futures {
+					_, err := f.Wait(t.Context())
+					wantCode(t, err, rpc.Internal)
+					if want := "internal: calc.read: a coalesced call panicked"; err.Error() != want {
+						t.Errorf("error %q, want %q", err, want)
+					}
+					if cause := errors.Unwrap(errors.Unwrap(err)); name != "Goexit" &&
+						(cause == nil || !strings.Contains(cause.Error(), "out of coffee") || !strings.Contains(cause.Error(), "coalesce_test.go")) {
+						t.Errorf("the cause does not say what panicked, and where: %v", cause)
+					}
+				}
+				if _, err := read.Call(t.Context(), c, newCart()); err != nil || runs.Load() != 2 {
+					t.Errorf("a later call: %v, %d executions in all", err, runs.Load())
+				}
+			})
+		})
+	}
 }
 
 func TestCoalesceSharesErrors(t *testing.T) {

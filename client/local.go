@@ -65,23 +65,27 @@ func (p *localParams) Encode() ([]byte, error) {
 	return payload, bus.CheckParams(p.call, nil, payload, p.limit)
 }
 
-func (p *localParams) takeResult(result any) (err error) {
-	defer func() {
-		if cause := recover(); cause != nil { // the result's own code for encoding: the service's fault, as it would be on the bus
-			err = rpc.Internal.Errorf("internal error in %s: its result can't be encoded", p.call.Name()).AsRemote()
-		}
-	}()
+func (p *localParams) takeResult(result any) error {
 	if p.json && isolate.CopyAny(p.call.Result, result, p.limit) {
 		return nil
 	}
-	reflect.ValueOf(p.call.Result).Elem().SetZero() // a copy may have stopped half way
-	codec := p.client.config.Codec
-	payload, failed := bus.EncodeResult(codec, p.call, result, p.limit)
+	payload, failed := p.encodeResult(result)
 	if failed != nil {
 		return failed.AsRemote()
 	}
-	if err := codec.Unmarshal(payload, p.call.Result); err != nil {
+	if err := p.client.config.Codec.Unmarshal(payload, p.call.Result); err != nil {
 		return rpc.Internal.Errorf("%s: the result can't be read as %s: %w", p.call.Name(), reflect.TypeOf(p.call.Result).Elem(), err)
 	}
 	return nil
+}
+
+// encodeResult runs code of the service's result, whose panic is the service's
+// fault, as it would be on the bus.
+func (p *localParams) encodeResult(result any) (payload []byte, err *rpc.Error) {
+	defer func() {
+		if recover() != nil {
+			err = rpc.Internal.Errorf("internal error in %s: its result can't be encoded", p.call.Name())
+		}
+	}()
+	return bus.EncodeResult(p.client.config.Codec, p.call, result, p.limit)
 }

@@ -199,7 +199,7 @@ type answer struct {
 const maxOutstanding = 4
 
 var waiters = sync.Pool{New: func() any {
-	w := &waiter{answers: make(chan answer, maxOutstanding), timer: time.NewTimer(time.Hour)}
+	w := &waiter{answers: make(chan answer, maxOutstanding+1), timer: time.NewTimer(time.Hour)}
 	w.timer.Stop()
 	return w
 }}

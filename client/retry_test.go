@@ -13,6 +13,7 @@ import (
 
 	"rpc.do"
 	"rpc.do/bus/bustest"
+	"rpc.do/bus/natsd"
 	"rpc.do/client"
 	"rpc.do/server"
 )
@@ -274,9 +275,40 @@ func TestPassedOnErrorsAreNotRetried(t *testing.T) {
 		_, err := add.Call(ctx, inner.Service(service), addParams{})
 		return 0, fmt.Errorf("calling %s: %w", service, err)
 	})
+	server.Handle(svc, rpc.NewMethod[string, int]("calc.detached"), func(_ context.Context, service string) (int, error) {
+		runs.Add(1)
+		_, err := add.Call(context.Background(), inner.Service(service), addParams{})
+		return 0, err
+	})
+	explaining := client.New(serving, client.Config{MaxAttempts: 1, Interceptors: []rpc.Interceptor{{
+		Name: "explain",
+		Unary: func(next rpc.UnaryFunc) rpc.UnaryFunc {
+			return func(ctx context.Context, call *rpc.Call) error {
+				if err := next(ctx, call); err != nil {
+					return fmt.Errorf("explained: %w", err)
+				}
+				return nil
+			}
+		},
+	}, {
+		Name: "refuse",
+		Unary: func(next rpc.UnaryFunc) rpc.UnaryFunc {
+			return func(ctx context.Context, call *rpc.Call) error {
+				if call.Service == "full" {
+					return rpc.ResourceExhausted.Errorf("refused here").NotExecuted()
+				}
+				return next(ctx, call)
+			}
+		},
+	}}})
+	server.Handle(svc, rpc.NewMethod[string, int]("calc.explained"), func(_ context.Context, service string) (int, error) {
+		runs.Add(1)
+		_, err := add.Call(context.Background(), explaining.Service(service), addParams{})
+		return 0, err
+	})
 	run(t, svc)
 	for _, c := range []*client.Client{client.New(calling, client.Config{}), client.New(serving, client.Config{})} {
-		for _, method := range []string{"calc.via", "calc.wrapped"} {
+		for _, method := range []string{"calc.via", "calc.wrapped", "calc.detached", "calc.explained"} {
 			via := rpc.NewMethod[string, int](method)
 			for service, code := range map[string]rpc.Code{"full": rpc.ResourceExhausted, "nobody": rpc.Unavailable} {
 				runs.Store(0)
@@ -287,6 +319,29 @@ func TestPassedOnErrorsAreNotRetried(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestRetryThatDoesNotFit: a retry has headers that the first attempt has not.
+// When they don't fit, the call ends with what the first attempt came to.
+func TestRetryThatDoesNotFit(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t, bustest.WithServer(func(c *natsd.Config) { c.MaxPayload = 4096 }))
+	m := rpc.NewMethod[string, string]("nobody.m")
+	_, err := m.Call(t.Context(), client.New(b, client.Config{}), strings.Repeat("x", 4094), rpc.WithTimeout(10*time.Second))
+	wantCode(t, err, rpc.Unavailable, "nobody listens on rpc.nobody.m")
+}
+
+// TestCallIsLeftAsItWas: a Call may be used again, with another context.
+func TestCallIsLeftAsItWas(t *testing.T) {
+	t.Parallel()
+	c := client.New(bustest.New(t), client.Config{MaxAttempts: 1})
+	call := &rpc.Call{Service: "a", Method: "m", Params: new(rpc.None), Result: new(rpc.None)}
+	if err := c.Service("nobody").Entrypoint("Admin").Call(t.Context(), call); err == nil {
+		t.Error("a call that nobody answers succeeded")
+	}
+	if call.Timeout != 0 || call.Service != "a" || call.Method != "m" {
+		t.Errorf("the call is now %+v", call)
 	}
 }
 

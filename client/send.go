@@ -190,6 +190,10 @@ func (t *transmission) attempt(now time.Time) time.Time {
 	}
 	if t.attempts > 0 {
 		msg.Header = t.retryHeader(now)
+		if err := bus.CheckParams(t.call, msg.Header, msg.Data, t.client.bus.MaxPayload()); err != nil {
+			t.client.pending.remove(number) // it has no room for the headers of a retry
+			return time.Time{}
+		}
 	}
 	if err := t.client.publish(msg); err != nil {
 		t.client.pending.remove(number)

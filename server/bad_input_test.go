@@ -593,12 +593,9 @@ func TestHandlerIgnoresItsContext(t *testing.T) {
 	if n := d.ran.Load(); n != 1 {
 		t.Errorf("%d handlers ran", n)
 	}
-	// It keeps the one place to wait until somebody looks at it.
+	// It has given up its place in the queue, the only one.
 	_, f = d.plain.request(t, "rpc.desk.deaf", nil, header("Rpc-Timeout", "30"))
-	requireFailure(t, f, "resource_exhausted", "1 calls run and 1 wait")
-	if !f.Retryable || f.RetryAfterMs <= 0 {
-		t.Errorf("%+v", f)
-	}
+	requireFailure(t, f, "deadline_exceeded")
 	d.alive(t)
 	close(release)
 	c := client.New(bustest.Connect(t, d.srv), client.Config{})
@@ -624,9 +621,8 @@ func TestNoTimeLeft(t *testing.T) {
 	d.alive(t)
 }
 
-// The reply subject says when a request was sent. One that comes much too late
-// is not run.
-func TestArrivesTooLate(t *testing.T) {
+// The reply subject says when a request was sent, by a clock that is not ours.
+func TestSentAtAnyTime(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t, nil)
 	inbox := d.plain.conn.NewInbox() + "-late"
@@ -648,17 +644,13 @@ func TestArrivesTooLate(t *testing.T) {
 		_, f := readReply(t, msg)
 		return f
 	}
-	requireFailure(t, send(time.Now().Add(-timeout-31*time.Second)), "deadline_exceeded", "clocks", "33", "2s")
-	requireFailure(t, send(time.Unix(0, 0)), "deadline_exceeded", "clocks")
-	if n := d.ran.Load(); n != 0 {
-		t.Errorf("%d handlers ran", n)
-	}
-	for _, sent := range []time.Duration{0, -timeout - 25*time.Second, time.Hour} {
+	// The clocks of caller and service need not agree.
+	for _, sent := range []time.Duration{0, -timeout - time.Minute, time.Hour} {
 		if f := send(time.Now().Add(sent)); f != nil {
 			t.Errorf("sent %v from now: %+v", sent, f)
 		}
 	}
-	// A retry says how long ago the first attempt was.
+	// A retry has what is left of its time, however long ago the first attempt was.
 	msg := &nats.Msg{Subject: "rpc.desk.note", Data: []byte(`{}`), Header: header("Rpc-Id", "first;age=40000", "Rpc-Attempt", "2"),
 		Reply: fmt.Sprintf("%s.2.t2000-%s", inbox, strconv.FormatInt(time.Now().UnixMilli(), 36))}
 	if err := d.plain.conn.PublishMsg(msg); err != nil {
@@ -668,8 +660,9 @@ func TestArrivesTooLate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, f := readReply(t, answer)
-	requireFailure(t, f, "deadline_exceeded", "clocks")
+	if _, f := readReply(t, answer); f != nil {
+		t.Errorf("the late retry: %+v", f)
+	}
 }
 
 // A cancel that is not for a call of this service does nothing.

@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"rpc.do"
 )
 
@@ -19,6 +21,10 @@ type Config struct {
 
 	// Metadata is shown by discovery, as it is.
 	Metadata map[string]string
+
+	// Logger gets the service's log: calls at debug, failures at warn, panics at
+	// error. Defaults to the bus's.
+	Logger *zerolog.Logger
 
 	// Concurrency bounds the calls that run at once in this instance. A method
 	// with bounds of its own (see Concurrency) does not count. Defaults to 1,024.

@@ -199,6 +199,11 @@ func TestDiscoveryStats(t *testing.T) {
 	}
 	receive(t, "the call that is held", blocked)
 	defer close(release)
+	// A call is answered before it is taken off the counts of those that run.
+	await(t, "the end of the calls that were answered", func() bool {
+		_, load := statsOf(t, discover[micro.Stats](t, p.conn, "$SRV.STATS.math"), "plus")
+		return load.InFlight == 0 && load.Running == 1
+	})
 
 	for _, subject := range []string{"$SRV.STATS", "$SRV.STATS.math", "$SRV.STATS.math." + svc.ID()} {
 		got := discover[micro.Stats](t, p.conn, subject)

@@ -27,7 +27,7 @@ func (s *Service) take(msg *nats.Msg) *job {
 		s.refuse(&req, err)
 		return nil
 	}
-	ep, err := s.find(&req, now)
+	ep, err := s.find(&req)
 	if err != nil {
 		s.refuse(&req, err)
 		return nil
@@ -43,18 +43,13 @@ func (s *Service) take(msg *nats.Msg) *job {
 }
 
 // find returns the endpoint for a request, or why there is none.
-func (s *Service) find(req *bus.Request, now time.Time) (*endpoint, error) {
+func (s *Service) find(req *bus.Request) (*endpoint, error) {
 	ep, ok := s.endpoints[req.Method]
 	if !ok {
 		return nil, rpc.Unimplemented.Errorf("Method not found")
 	}
 	if req.Object != "" {
 		return nil, rpc.Unimplemented.Errorf("%s.%s is a method of a service, not of an object", s.name, ep.name)
-	}
-	if !req.Sent.IsZero() && now.After(req.Sent.Add(req.Timeout+bus.ClockRoom)) {
-		return nil, rpc.DeadlineExceeded.Errorf(
-			"the request arrived %v after it was sent, with %v to go: it was held up, or the clocks of caller and service differ",
-			now.Sub(req.Sent).Round(time.Millisecond), req.Timeout)
 	}
 	return ep, nil
 }
@@ -63,9 +58,15 @@ func (s *Service) find(req *bus.Request, now time.Time) (*endpoint, error) {
 func (s *Service) admit(j *job) verdict {
 	s.active.add(j)
 	s.deadlines.watch(j.ctx.deadline)
+	if s.early.cancelled(j.req.Reply, j.received) {
+		j.cancelByCaller()
+	}
 	v := j.ep.gate.enter(j)
-	if v == shed {
+	switch {
+	case v == shed:
 		s.release(j)
+	case v == queued && j.answered.Load(): // meanwhile
+		j.stopWaiting()
 	}
 	return v
 }

@@ -1,6 +1,9 @@
 package server
 
-import "sync"
+import (
+	"container/list"
+	"sync"
+)
 
 // gate bounds the calls that run and the calls that wait to run.
 type gate struct {
@@ -10,8 +13,8 @@ type gate struct {
 
 	mu      sync.Mutex
 	running int
-	bytes   int64 // payloads of what waits
-	waiting fifo
+	bytes   int64     // payloads of what waits
+	waiting list.List // of *job
 }
 
 func newGate(running, waiting int, bytes int64) *gate {
@@ -35,12 +38,12 @@ func (g *gate) enter(j *job) verdict {
 		return runNow
 	}
 	size := int64(len(j.req.Payload))
-	if g.waiting.len() >= g.maxWaiting || g.bytes+size > g.maxBytes {
+	if g.waiting.Len() >= g.maxWaiting || g.bytes+size > g.maxBytes {
 		return shed
 	}
 	g.bytes += size
 	j.waited = true
-	g.waiting.push(j)
+	j.place = g.waiting.PushBack(j)
 	return queued
 }
 
@@ -49,13 +52,32 @@ func (g *gate) enter(j *job) verdict {
 func (g *gate) leave() *job {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	j := g.waiting.pop()
-	if j == nil {
+	first := g.waiting.Front()
+	if first == nil {
 		g.running--
 		return nil
 	}
-	g.bytes -= int64(len(j.req.Payload))
+	j := first.Value.(*job)
+	g.takeOut(j)
 	return j
+}
+
+func (g *gate) takeOut(j *job) {
+	g.waiting.Remove(j.place)
+	j.place = nil
+	g.bytes -= int64(len(j.req.Payload))
+}
+
+// forget takes out a job that needs no place any more; it reports false when
+// the job does not wait.
+func (g *gate) forget(j *job) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if j.place == nil {
+		return false
+	}
+	g.takeOut(j)
+	return true
 }
 
 // clear takes out the jobs that wait: nobody's leave will return them.
@@ -63,10 +85,11 @@ func (g *gate) clear() []*job {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var jobs []*job
-	for j := g.waiting.pop(); j != nil; j = g.waiting.pop() {
+	for e := g.waiting.Front(); e != nil; e = g.waiting.Front() {
+		j := e.Value.(*job)
+		g.takeOut(j)
 		jobs = append(jobs, j)
 	}
-	g.bytes = 0
 	return jobs
 }
 
@@ -74,37 +97,5 @@ func (g *gate) clear() []*job {
 func (g *gate) load() (running, waiting int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.running, g.waiting.len()
-}
-
-// fifo is a queue of jobs on a ring that grows to what was needed.
-type fifo struct {
-	ring  []*job
-	first int
-	n     int
-}
-
-func (q *fifo) len() int { return q.n }
-
-func (q *fifo) push(j *job) {
-	if q.n == len(q.ring) {
-		grown := make([]*job, max(16, 2*len(q.ring)))
-		for i := range q.n {
-			grown[i] = q.ring[(q.first+i)%len(q.ring)]
-		}
-		q.ring, q.first = grown, 0
-	}
-	q.ring[(q.first+q.n)%len(q.ring)] = j
-	q.n++
-}
-
-func (q *fifo) pop() *job {
-	if q.n == 0 {
-		return nil
-	}
-	j := q.ring[q.first]
-	q.ring[q.first] = nil
-	q.first = (q.first + 1) % len(q.ring)
-	q.n--
-	return j
+	return g.running, g.waiting.Len()
 }

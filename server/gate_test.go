@@ -135,40 +135,45 @@ func TestGateConcurrency(t *testing.T) {
 	}
 }
 
-// The ring forgets what it has handed out, and keeps the order when it grows
-// while it is wrapped.
-func TestFifo(t *testing.T) {
+// A call that has been answered while it waits gives its place to another, in
+// whatever order that happens, and the others keep theirs.
+func TestGateForgets(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(50) {
 		rnd := rand.New(rand.NewPCG(seed, 2))
-		var q fifo
+		g := newGate(1, 8, 1<<20)
+		if g.enter(new(job)) != runNow {
+			t.Fatal("the first does not run")
+		}
 		var want []*job
-		for range 1000 {
-			if rnd.IntN(100) < 55 {
-				j := new(job)
-				q.push(j)
-				want = append(want, j)
-			} else {
-				var next *job
-				if len(want) > 0 {
-					next, want = want[0], want[1:]
+		for range 500 {
+			switch n := rnd.IntN(3); {
+			case n == 0 && len(want) > 0:
+				i := rnd.IntN(len(want))
+				if !g.forget(want[i]) || g.forget(want[i]) {
+					t.Fatalf("seed %d: a waiting job is not forgotten once", seed)
 				}
-				if q.pop() != next {
+				want = slices.Delete(want, i, i+1)
+			case n == 1 && len(want) > 0:
+				if g.leave() != want[0] {
 					t.Fatalf("seed %d: not in order", seed)
 				}
+				want = want[1:]
+			default:
+				j := &job{req: bus.Request{Payload: make([]byte, rnd.IntN(100))}}
+				if got := g.enter(j); (got == queued) != (len(want) < 8) {
+					t.Fatalf("seed %d: %d wait, the next is %v", seed, len(want), got)
+				} else if got == queued {
+					want = append(want, j)
+				}
 			}
-			if q.len() != len(want) {
-				t.Fatalf("seed %d: %d in it, want %d", seed, q.len(), len(want))
+			var bytes int64
+			for _, j := range want {
+				bytes += int64(len(j.req.Payload))
 			}
-		}
-		held := 0
-		for _, j := range q.ring {
-			if j != nil {
-				held++
+			if _, waiting := g.load(); waiting != len(want) || g.bytes != bytes {
+				t.Fatalf("seed %d: %d wait with %d bytes, want %d with %d", seed, waiting, g.bytes, len(want), bytes)
 			}
-		}
-		if held != len(want) {
-			t.Errorf("seed %d: the ring holds %d jobs, %d are in the queue", seed, held, len(want))
 		}
 	}
 }

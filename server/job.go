@@ -1,6 +1,7 @@
 package server
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -27,7 +28,8 @@ type job struct {
 	next     *job
 	received time.Time
 	answered atomic.Bool
-	waited   bool // for a place to run
+	waited   bool          // for a place to run
+	place    *list.Element // in the gate's waiting list, which guards it
 
 	// local is set for a call from this process: it gets one signal, when
 	// outcome is there.
@@ -136,11 +138,11 @@ func (j *job) coded(err error) *rpc.Error {
 		return j.internal()
 	case ok:
 		code := rpc.CodeOf(e)
-		if code != e.Code || e.Remote() {
+		if code != e.Code || e.Outcome() {
 			passed := *e
 			passed.Code = code
 			// That of a call this one made says that the other did not run: this one did.
-			passed.Retryable = e.Retryable && !e.Remote()
+			passed.Retryable = e.Retryable && !e.Outcome()
 			return &passed
 		}
 		return e
@@ -174,12 +176,24 @@ func (j *job) id() string {
 func (j *job) expire() {
 	j.ctx.end(context.DeadlineExceeded)
 	j.fail(rpc.DeadlineExceeded.Errorf("%s.%s did not end within %v", j.svc.name, j.ep.name, j.req.Timeout))
+	j.stopWaiting()
 }
 
 // cancel ends the call because the caller gave up or the service stops.
 func (j *job) cancel(err *rpc.Error) {
 	j.ctx.end(context.Canceled)
 	j.fail(err)
+	j.stopWaiting()
+}
+
+func (j *job) cancelByCaller() { j.cancel(rpc.Canceled.Errorf("the caller gave up")) }
+
+// stopWaiting gives up the place in the queue of a call that has been answered
+// while it waited.
+func (j *job) stopWaiting() {
+	if j.ep.gate.forget(j) {
+		j.svc.release(j)
+	}
 }
 
 // succeed answers with the result, unless the call has been answered.

@@ -25,15 +25,28 @@ const flushTimeout = 5 * time.Second
 // no call.
 //
 // Run returns nil after a clean shutdown. It returns an error when the service
-// can't start or handlers were still running at the end. It can be called once.
+// can't start, when its bus is closed, which shuts it down too, and when handlers
+// were still running at the end. It can be called once. Handlers do not see the
+// values of ctx.
 func (s *Service) Run(ctx context.Context) error {
 	subs, err := s.start()
 	if err != nil {
 		return fmt.Errorf("server: start %s: %w", s.name, err)
 	}
 	s.log.Info().Str("version", s.config.Version).Int("methods", len(s.endpoints)).Msg("serving")
-	<-ctx.Done()
-	return s.shutdown(subs)
+	closing, done := make(chan struct{}), make(chan struct{})
+	stop := s.bus.OnClose(func() { // while the connection works still
+		close(closing)
+		<-done
+	})
+	defer stop()
+	defer close(done)
+	select {
+	case <-ctx.Done():
+		return s.shutdown(subs)
+	case <-closing:
+		return errors.Join(fmt.Errorf("server: %s: the bus was closed", s.name), s.shutdown(subs))
+	}
 }
 
 // subscriptions of a running service.

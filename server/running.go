@@ -6,7 +6,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"rpc.do"
+	"rpc.do/bus"
 )
 
 // running knows the calls that have been admitted and have not ended. Calls
@@ -108,10 +108,13 @@ func (r *running) all() []*job {
 
 // onCancel cancels the call whose reply subject is the message's payload.
 func (s *Service) onCancel(msg *nats.Msg) {
-	if len(msg.Data) == 0 {
+	reply := string(msg.Data)
+	if !bus.AllowedReply(reply, s.config.ReplyPrefixes) {
 		return
 	}
-	if j := s.active.byReply(string(msg.Data)); j != nil {
-		j.cancel(rpc.Canceled.Errorf("the caller gave up"))
+	s.early.add(reply, time.Now())
+	if j := s.active.byReply(reply); j != nil {
+		s.early.take(reply)
+		j.cancelByCaller()
 	}
 }

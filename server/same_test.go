@@ -324,7 +324,7 @@ func sameCases() []sameCase {
 		{name: "wrong type below", method: "echo", params: `{"inner":{"tags":["a",{}]}}`, want: outcome{code: "invalid_argument",
 			message: "params.inner.tags: want a string, got object", details: violation("inner.tags", "a string", "object")}},
 		{name: "a fraction", method: "echo", params: `{"count":1.5}`, want: outcome{code: "invalid_argument",
-			message: "params.count: want a whole number (int), got number 1.5", details: violation("count", "a whole number (int)", "number 1.5")}},
+			message: "params.count: want a whole number (int), got number", details: violation("count", "a whole number (int)", "number")}},
 		{name: "null", method: "echo", params: `null`, want: outcome{code: "invalid_argument",
 			message: "params: want an object, got null", details: violation("", "an object", "null")}},
 		{name: "an array", method: "echo", params: `[1]`, want: outcome{code: "invalid_argument",

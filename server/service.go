@@ -35,6 +35,7 @@ type Service struct {
 	ready     chan struct{}
 	workers   sync.WaitGroup
 	active    running
+	early     earlyCancels
 	sheds     shedLog
 	work      *background
 	abandon   context.CancelCauseFunc
@@ -64,7 +65,11 @@ func New(b *bus.Bus, name string, cfg Config) *Service {
 		gate:        newGate(cfg.Concurrency, cfg.Queue, cfg.QueueBytes),
 		ready:       make(chan struct{}),
 	}
-	s.log = b.Logger().With().Str("service", name).Str("instance", s.id).Logger()
+	logger := cfg.Logger
+	if logger == nil {
+		logger = b.Logger()
+	}
+	s.log = logger.With().Str("service", name).Str("instance", s.id).Logger()
 	s.root = &Entrypoint{service: s, interceptors: cfg.Interceptors}
 	s.intake.svc = s
 	s.deadlines = newDeadlines(&s.active)

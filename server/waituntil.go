@@ -53,6 +53,9 @@ func (j *job) background(ctx context.Context, fn func(context.Context) error) {
 type background struct {
 	places chan struct{}
 	wg     sync.WaitGroup
+
+	mu     sync.Mutex
+	closed bool
 }
 
 func newBackground(places int) *background {
@@ -66,6 +69,12 @@ func (b *background) start(fn func()) bool {
 	default:
 		return false
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		<-b.places
+		return false
+	}
 	b.wg.Go(func() {
 		defer func() { <-b.places }()
 		fn()
@@ -75,4 +84,11 @@ func (b *background) start(fn func()) bool {
 
 func (b *background) running() int { return len(b.places) }
 
-func (b *background) wait() { b.wg.Wait() }
+// wait returns when all work has ended; none begins afterwards.
+func (b *background) wait() {
+	b.wg.Wait() // which work that goes on may add to
+	b.mu.Lock()
+	b.closed = true
+	b.mu.Unlock()
+	b.wg.Wait()
+}

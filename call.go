@@ -75,7 +75,8 @@ func (f UnaryFunc) Call(ctx context.Context, call *Call) error { return f(ctx, c
 // the result after, may change both, may answer in next's place, and may call
 // next more than once.
 type Interceptor struct {
-	// Name tells interceptors apart in errors and logs.
+	// Name says which one it is. A service logs the names of its interceptors,
+	// in their order, when it starts.
 	Name string
 
 	// Unary wraps a call that has one request and one reply. It is called

@@ -131,9 +131,10 @@ func (c *Code) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Errorf returns an *Error with this code. The format is that of fmt.Errorf;
-// an error wrapped with %w stays reachable in this process and is not sent to
-// another.
+// Errorf returns an *Error with this code. The format is that of fmt.Errorf.
+// The text of an error wrapped with %w is part of Message, which is sent to
+// other processes; the error itself is not: errors.Is and errors.As find it in
+// this process only.
 func (c Code) Errorf(format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
 	cause := errors.Unwrap(err)
@@ -145,12 +146,16 @@ func (c Code) Errorf(format string, args ...any) *Error {
 
 // CodeOf returns the code of err: that of the first *Error in its chain,
 // DeadlineExceeded or Canceled for the errors of package context, Unknown for
-// any other error, one with an invalid code included, and zero for nil alone.
+// any other error, a nil *Error or one with an invalid code included, and zero
+// for nil alone.
 func CodeOf(err error) Code {
 	if err == nil {
 		return 0
 	}
 	if e, ok := errors.AsType[*Error](err); ok {
+		if e == nil {
+			return Unknown
+		}
 		return e.Code.orUnknown()
 	}
 	if c, ok := errors.AsType[Code](err); ok {

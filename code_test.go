@@ -149,6 +149,8 @@ func TestCodeOf(t *testing.T) {
 		{"a code wins over the context's error", rpc.Internal.Errorf("x: %w", context.Canceled), rpc.Internal},
 		{"an Error without a code", &rpc.Error{Message: "x"}, rpc.Unknown},
 		{"an Error with an invalid code", &rpc.Error{Code: 99}, rpc.Unknown},
+		{"a nil *Error", (*rpc.Error)(nil), rpc.Unknown},
+		{"a nil *Error, wrapped", fmt.Errorf("%w", error((*rpc.Error)(nil))), rpc.Unknown},
 		{"the zero code as an error", rpc.Code(0), rpc.Unknown},
 	} {
 		if got := rpc.CodeOf(test.err); got != test.want {

@@ -36,7 +36,7 @@ func NewDetail(value any) (Detail, error) {
 func DetailOf[T any](err error) (T, bool) {
 	var zero T
 	e, ok := errors.AsType[*Error](err)
-	if !ok {
+	if !ok || e == nil {
 		return zero, false
 	}
 	name := detailType(zero)

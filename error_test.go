@@ -40,8 +40,8 @@ func TestErrorText(t *testing.T) {
 	}{
 		{rpc.NotFound.Errorf("order %s", "7"), "not_found: order 7"},
 		{&rpc.Error{Code: rpc.NotFound}, "not_found"},
-		{&rpc.Error{}, "ok"},
-		{&rpc.Error{Message: "x"}, "ok: x"},
+		{&rpc.Error{}, "unknown"},
+		{&rpc.Error{Message: "x"}, "unknown: x"},
 	} {
 		if got := test.err.Error(); got != test.want {
 			t.Errorf("Error() = %q, want %q", got, test.want)
@@ -137,7 +137,7 @@ func TestErrorRemote(t *testing.T) {
 		t.Error("AsRemote changed the error it was called on")
 	case !remote.Remote() || !rpc.IsRemote(fmt.Errorf("x: %w", remote)):
 		t.Error("a remote error is not told")
-	case rpc.IsRemote(nil) || rpc.IsRemote(io.EOF):
+	case rpc.IsRemote(nil) || rpc.IsRemote((*rpc.Error)(nil)) || rpc.IsRemote(io.EOF):
 		t.Error("an error that is no Error is remote")
 	}
 	if changed := remote.WithDetail(1).WithRetryAfter(1).NotExecuted(); !changed.Remote() {
@@ -359,7 +359,7 @@ func TestDetailOf(t *testing.T) {
 
 func TestDetailOfNothing(t *testing.T) {
 	t.Parallel()
-	for _, err := range []error{nil, io.EOF, rpc.NotFound, rpc.NotFound.Errorf("x")} {
+	for _, err := range []error{nil, io.EOF, (*rpc.Error)(nil), rpc.NotFound, rpc.NotFound.Errorf("x")} {
 		if got, ok := rpc.DetailOf[shortage](err); ok || got != (shortage{}) {
 			t.Errorf("%v has %v", err, got)
 		}

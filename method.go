@@ -73,8 +73,14 @@ func NewMethod[P, R any](name string, opts ...MethodOption) Method[P, R] {
 	return Method[P, R]{newSpec("NewMethod", name, opts)}
 }
 
-// Spec returns the description without its types.
-func (m Method[P, R]) Spec() *Spec { return m.spec }
+// Spec returns the description without its types. It panics, as calls do, when
+// the method was not made by NewMethod.
+func (m Method[P, R]) Spec() *Spec {
+	if m.spec == nil {
+		panic("rpc: a Method made without NewMethod")
+	}
+	return m.spec
+}
 
 // Call calls the method and waits for its result. The call ends at the earliest
 // of ctx's deadline, the method's own timeout and, when neither is set, the
@@ -82,19 +88,20 @@ func (m Method[P, R]) Spec() *Spec { return m.spec }
 //
 // The error, if any, is an *Error when c is a client.Client.
 func (m Method[P, R]) Call(ctx context.Context, c Caller, params P, opts ...CallOption) (R, error) {
-	return invoke[P, R](ctx, c, m.spec, "", params, opts)
+	return invoke[P, R](ctx, c, m.Spec(), "", params, opts)
 }
 
 // Go starts the call and returns at once. The call ends as one made by Call
 // does, whether or not anybody waits for the future.
 func (m Method[P, R]) Go(ctx context.Context, c Caller, params P, opts ...CallOption) *Future[R] {
-	return start(func() (R, error) { return invoke[P, R](ctx, c, m.spec, "", params, opts) })
+	spec := m.Spec()
+	return start(func() (R, error) { return invoke[P, R](ctx, c, spec, "", params, opts) })
 }
 
 // Send sends the call and wants no answer: a nil error says that it was handed
 // to the bus, not that anybody received it.
 func (m Method[P, R]) Send(ctx context.Context, c Caller, params P, opts ...CallOption) error {
-	call := newCall(m.spec, "", opts)
+	call := newCall(m.Spec(), "", opts)
 	call.Params, call.OneWay = &params, true
 	return c.Call(ctx, call)
 }

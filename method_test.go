@@ -7,6 +7,7 @@ import (
 	"io"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -74,6 +75,38 @@ func TestNewMethodPanics(t *testing.T) {
 	}
 	for _, d := range []time.Duration{0, -1} {
 		mustPanic(t, d.String(), "rpc: a method's timeout", func() { rpc.NewMethod[int, int]("a.b", rpc.Timeout(d)) })
+	}
+}
+
+// A descriptor that nobody has defined says so where it is used, not in a
+// goroutine of the library.
+func TestUndefinedMethodPanics(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	c := rpc.UnaryFunc(func(context.Context, *rpc.Call) error { return nil })
+	var m rpc.Method[int, int]
+	var o rpc.ObjectMethod[int, int]
+	for name, use := range map[string]func(){
+		"Spec":        func() { m.Spec() },
+		"Call":        func() { _, _ = m.Call(ctx, c, 1) },
+		"Go":          func() { m.Go(ctx, c, 1) },
+		"Send":        func() { _ = m.Send(ctx, c, 1) },
+		"object Spec": func() { o.Spec() },
+		"object Call": func() { _, _ = o.Call(ctx, c, "not / an id", 1) },
+		"object Go":   func() { o.Go(ctx, c, "id", 1) },
+	} {
+		want := "rpc: a Method made without NewMethod"
+		if strings.HasPrefix(name, "object") {
+			want = "rpc: an ObjectMethod made without NewObjectMethod"
+		}
+		func() {
+			defer func() {
+				if got := recover(); got != want {
+					t.Errorf("%s: panic %v, want %q", name, got, want)
+				}
+			}()
+			use()
+		}()
 	}
 }
 

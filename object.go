@@ -12,20 +12,28 @@ func NewObjectMethod[P, R any](name string, opts ...MethodOption) ObjectMethod[P
 	return ObjectMethod[P, R]{newSpec("NewObjectMethod", name, opts)}
 }
 
-// Spec returns the description without its types.
-func (m ObjectMethod[P, R]) Spec() *Spec { return m.spec }
+// Spec returns the description without its types. It panics, as calls do, when
+// the method was not made by NewObjectMethod.
+func (m ObjectMethod[P, R]) Spec() *Spec {
+	if m.spec == nil {
+		panic("rpc: an ObjectMethod made without NewObjectMethod")
+	}
+	return m.spec
+}
 
 // Call calls the method on the object with the given id and waits for its
 // result, as Method.Call does.
 func (m ObjectMethod[P, R]) Call(ctx context.Context, c Caller, id string, params P, opts ...CallOption) (R, error) {
+	spec := m.Spec()
 	if err := ValidateObjectID(id); err != nil {
 		var zero R
-		return zero, InvalidArgument.Errorf("%s: %w", m.spec.Name(), err)
+		return zero, InvalidArgument.Errorf("%s: %w", spec.Name(), err)
 	}
-	return invoke[P, R](ctx, c, m.spec, id, params, opts)
+	return invoke[P, R](ctx, c, spec, id, params, opts)
 }
 
 // Go starts the call and returns at once, as Method.Go does.
 func (m ObjectMethod[P, R]) Go(ctx context.Context, c Caller, id string, params P, opts ...CallOption) *Future[R] {
+	m.Spec() // a panic is the caller's, not the future's
 	return start(func() (R, error) { return m.Call(ctx, c, id, params, opts...) })
 }

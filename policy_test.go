@@ -22,11 +22,13 @@ import (
 // mayPanic lists who panics, by "<folder>.<function>". Registering panics on
 // programmer error, as http.ServeMux does; what runs later returns errors.
 var mayPanic = map[string]string{
-	".Timeout":          "defines a method: a constant argument",
-	".newSpec":          "defines a method: a constant name",
-	".NewEvent":         "defines an event: a constant name",
-	".Error.WithDetail": "a detail that JSON can't hold is a defect of the caller, on the way to reporting another error",
-	"bus.cborDecoder":   "initialises a constant: the options do not change",
+	".Timeout":           "defines a method: a constant argument",
+	".newSpec":           "defines a method: a constant name",
+	".NewEvent":          "defines an event: a constant name",
+	".Method.Spec":       "a method that was never defined: without the check it is a nil dereference",
+	".ObjectMethod.Spec": "as Method.Spec",
+	".Error.WithDetail":  "a detail that JSON can't hold is a defect of the caller, on the way to reporting another error",
+	"bus.cborDecoder":    "initialises a constant: the options do not change",
 
 	"server.New":                  "builds a service: its name and config are the program's own",
 	"server.Concurrency":          "registers: a constant argument",

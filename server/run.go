@@ -33,7 +33,11 @@ func (s *Service) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("server: start %s: %w", s.name, err)
 	}
-	s.log.Info().Str("version", s.config.Version).Int("methods", len(s.endpoints)).Msg("serving")
+	s.log.Info().Str("version", s.config.Version).Int("methods", len(s.endpoints)).
+		Strs("interceptors", names(s.config.Interceptors)).Msg("serving")
+	for _, e := range s.entrypoints {
+		s.log.Info().Str("entrypoint", e.name).Strs("interceptors", names(e.interceptors)).Msg("serving")
+	}
 	closing, done := make(chan struct{}), make(chan struct{})
 	stop := s.bus.OnClose(func() { // while the connection works still
 		close(closing)
@@ -47,6 +51,14 @@ func (s *Service) Run(ctx context.Context) error {
 	case <-closing:
 		return errors.Join(fmt.Errorf("server: %s: the bus was closed", s.name), s.shutdown(subs))
 	}
+}
+
+func names(interceptors []rpc.Interceptor) []string {
+	all := make([]string, len(interceptors))
+	for i, in := range interceptors {
+		all[i] = in.Name
+	}
+	return all
 }
 
 // subscriptions of a running service.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -71,6 +72,62 @@ func TestCallPrintsTheError(t *testing.T) {
 				t.Errorf("got %+v", p)
 			}
 		})
+	}
+}
+
+// hostileDetail is what a service sends to take over the terminal of its caller.
+type hostileDetail struct {
+	Text string `json:"text"`
+}
+
+func (hostileDetail) RPCDetail() string { return "acme\x1b]0;mine\x07\u009b2J\nType" }
+
+// What comes from elsewhere reaches the terminal without control characters,
+// and programs unchanged.
+func TestCallPrintsNoControlCharacters(t *testing.T) {
+	t.Parallel()
+	const hostile = "a\x1b[2J\u009b31m\u0085\x7fb"
+	b := bustest.New(t)
+	svc := server.New(b, "hostile", server.Config{})
+	server.Handle(svc, rpc.NewMethod[rpc.None, string]("hostile.result"), func(context.Context, rpc.None) (string, error) {
+		return hostile, nil
+	})
+	server.Handle(svc, rpc.NewMethod[rpc.None, string]("hostile.error"), func(context.Context, rpc.None) (string, error) {
+		return "", rpc.Internal.Errorf("%s", hostile).WithDetail(hostileDetail{hostile})
+	})
+	serve(t, svc)
+	env := with("NATS_URL", b.Conn().ConnectedUrl())
+	terminal := env
+	terminal.OutTerminal = true
+
+	const escaped = `"a\u001b[2J\u009b31m\u0085\u007fb"`
+	for _, o := range []outcome{
+		rpcdo(t, env, "call", "hostile.result", "null"),
+		rpcdo(t, terminal, "call", "hostile.result", "null"),
+	} {
+		o.want(t, exitDone, texts(escaped), nil)
+		wantPlain(t, o.out)
+		if got := fromJSON[string](t, o.out); got != hostile {
+			t.Errorf("the result is %q, want %q", got, hostile)
+		}
+	}
+
+	o := rpcdo(t, env, "call", "hostile.error", "null")
+	o.want(t, exitFailed, nil, texts("rpcdo: internal: a [2J 31m", "\n  acme ]0;mine  2J Type {\"text\":"+escaped+"}\n"))
+	wantPlain(t, o.err)
+	o = rpcdo(t, env, "call", "hostile.error", "null", "--json")
+	wantPlain(t, o.err)
+	if p := fromJSON[problem](t, o.err); len(p.Details) != 1 || p.Details[0].Type != (hostileDetail{}).RPCDetail() ||
+		fromJSON[hostileDetail](t, string(p.Details[0].Value)).Text != hostile {
+		t.Errorf("got %+v", p)
+	}
+}
+
+// wantPlain checks that a terminal takes nothing of text for a command.
+func wantPlain(t *testing.T, text string) {
+	t.Helper()
+	if i := strings.IndexFunc(text, func(r rune) bool { return r != '\n' && unicode.IsControl(r) }); i >= 0 {
+		t.Errorf("%q has a control character at byte %d", text, i)
 	}
 }
 

@@ -126,7 +126,7 @@ func (d *deployed) print(w io.Writer) {
 			marks = append(marks, "idempotent")
 		}
 		if m.TimeoutMs != "" {
-			marks = append(marks, "timeout "+string(m.TimeoutMs)+" ms")
+			marks = append(marks, "timeout "+plain(string(m.TimeoutMs))+" ms")
 		}
 		text := plain(m.Description)
 		if len(marks) > 0 {

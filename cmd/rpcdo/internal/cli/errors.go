@@ -70,8 +70,10 @@ func (a *app) report(cmd *cobra.Command, err error) int {
 		status = exitUsage
 	}
 	if a.json {
-		// There is nobody left to tell that stderr is broken.
-		_ = json.NewEncoder(a.env.Err).Encode(p)
+		var b strings.Builder
+		// There is nobody left to tell that something is wrong with it.
+		_ = json.NewEncoder(&b).Encode(p)
+		fmt.Fprint(a.env.Err, plainJSON(b.String()))
 		return status
 	}
 	var b strings.Builder
@@ -88,7 +90,7 @@ func (a *app) report(cmd *cobra.Command, err error) int {
 	}
 	b.WriteByte('\n')
 	for _, d := range p.Details {
-		fmt.Fprintf(&b, "  %s %s\n", d.Type, compactJSON(d.Value))
+		fmt.Fprintf(&b, "  %s %s\n", plain(d.Type), compactJSON(d.Value))
 	}
 	if p.RetryAfterMs > 0 {
 		fmt.Fprintf(&b, "  try again after %d ms\n", p.RetryAfterMs)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"strings"
 	"text/tabwriter"
 	"unicode"
@@ -21,7 +22,7 @@ func (a *app) printJSON(v any) error {
 	if err := enc.Encode(v); err != nil {
 		return fmt.Errorf("printing the result: %w", err)
 	}
-	_, err := a.env.Out.Write(b.Bytes())
+	_, err := io.WriteString(a.env.Out, plainJSON(b.String()))
 	return err
 }
 
@@ -55,6 +56,21 @@ func compactJSON(data []byte) string {
 	var b bytes.Buffer
 	if json.Compact(&b, data) != nil {
 		return plain(string(data))
+	}
+	return plainJSON(b.String())
+}
+
+// plainJSON writes as escapes the control characters that JSON allows in a text,
+// DEL and U+0080 to U+009F: a terminal may take them for commands. The value
+// stays the same.
+func plainJSON(text string) string {
+	var b strings.Builder
+	for _, r := range text { // a byte that is not UTF-8 comes as U+FFFD
+		if r >= 0x7f && r <= 0x9f {
+			fmt.Fprintf(&b, `\u%04x`, r)
+		} else {
+			b.WriteRune(r)
+		}
 	}
 	return b.String()
 }

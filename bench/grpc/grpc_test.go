@@ -2,6 +2,7 @@ package grpc
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -28,11 +30,11 @@ type echoValue struct {
 
 var echo = rpc.NewMethod[echoValue, echoValue]("bench.echo")
 
-// both starts the same echo method behind gRPC and behind the bus, each over
-// TCP on loopback and with one connection a side.
-func both(tb testing.TB, size int) (overGRPC, overBus func() error) {
+// echoes starts the same echo method behind gRPC, behind the bus and behind
+// plain nats.go, each over TCP on loopback and with one connection a side.
+func echoes(tb testing.TB, size int) (overGRPC, overBus, overNATS func() error) {
 	text := strings.Repeat("x", size)
-	ctx := tb.Context()
+	ctx := context.Background()
 
 	conn := startGRPC(tb)
 	overGRPC = func() error {
@@ -40,12 +42,46 @@ func both(tb testing.TB, size int) (overGRPC, overBus func() error) {
 		return conn.Invoke(ctx, "/bench.Echo/Echo", wrapperspb.String(text), out)
 	}
 
-	c := startBus(tb)
+	c, plain := startBus(tb)
 	overBus = func() error {
 		_, err := echo.Call(ctx, c, echoValue{text})
 		return err
 	}
-	return overGRPC, overBus
+	overNATS = func() error {
+		params, err := json.Marshal(echoValue{text})
+		if err != nil {
+			return err
+		}
+		msg, err := plain.Request("plain.echo", params, 5*time.Second)
+		if err != nil {
+			return err
+		}
+		return json.Unmarshal(msg.Data, new(echoValue))
+	}
+	return overGRPC, overBus, overNATS
+}
+
+// servePlain answers requests with plain nats.go.
+func servePlain(tb testing.TB, conn *nats.Conn) {
+	_, err := conn.QueueSubscribe("plain.>", "q", func(msg *nats.Msg) {
+		var v echoValue
+		if err := json.Unmarshal(msg.Data, &v); err != nil {
+			tb.Error(err)
+		}
+		result, err := json.Marshal(v)
+		if err != nil {
+			tb.Error(err)
+		}
+		if err := msg.Respond(result); err != nil {
+			tb.Error(err)
+		}
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if err := conn.Flush(); err != nil {
+		tb.Fatal(err)
+	}
 }
 
 func startGRPC(tb testing.TB) *grpc.ClientConn {
@@ -84,7 +120,7 @@ func startGRPC(tb testing.TB) *grpc.ClientConn {
 	return conn
 }
 
-func startBus(tb testing.TB) *client.Client {
+func startBus(tb testing.TB) (*client.Client, *nats.Conn) {
 	srv, err := natsd.Start(tb.Context(), natsd.Config{Port: natsd.FreePort})
 	if err != nil {
 		tb.Fatal(err)
@@ -102,7 +138,9 @@ func startBus(tb testing.TB) *client.Client {
 		})
 		return b
 	}
-	svc := server.New(connect(), "bench", server.Config{})
+	serving, calling := connect(), connect()
+	servePlain(tb, serving.Conn())
+	svc := server.New(serving, "bench", server.Config{})
 	server.Handle(svc, echo, func(_ context.Context, v echoValue) (echoValue, error) { return v, nil })
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -114,7 +152,7 @@ func startBus(tb testing.TB) *client.Client {
 			tb.Error(err)
 		}
 	})
-	return client.New(connect(), client.Config{})
+	return client.New(calling, client.Config{}), calling.Conn()
 }
 
 // run makes n calls from that many callers and returns how long it took.
@@ -136,28 +174,35 @@ func run(tb testing.TB, n, callers int, call func() error) time.Duration {
 	return time.Since(start)
 }
 
-// BenchmarkUnary reports, beside the time of a call over the bus, how many
-// times the throughput of gRPC that is: the median over alternating rounds.
+// BenchmarkUnary reports the times of a call over gRPC, over the bus and with
+// plain nats.go, and how many times gRPC's throughput the latter two are: the
+// medians over alternating rounds.
 func BenchmarkUnary(b *testing.B) {
 	for _, callers := range []int{1, 64} {
 		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {
-			overGRPC, overBus := both(b, 128)
+			overGRPC, overBus, overNATS := echoes(b, 128)
 			const rounds = 9
 			n := max(b.N/rounds, 1)
-			var ratios []float64
-			var grpcTime, busTime time.Duration
+			for _, call := range []func() error{overGRPC, overBus, overNATS} {
+				run(b, n, callers, call) // warms up
+			}
+			var grpcTimes, busTimes, natsTimes []float64
 			b.ResetTimer()
 			for range rounds {
-				g := run(b, n, callers, overGRPC)
-				r := run(b, n, callers, overBus)
-				grpcTime, busTime = grpcTime+g, busTime+r
-				ratios = append(ratios, float64(g)/float64(r))
+				grpcTimes = append(grpcTimes, float64(run(b, n, callers, overGRPC))/float64(n))
+				busTimes = append(busTimes, float64(run(b, n, callers, overBus))/float64(n))
+				natsTimes = append(natsTimes, float64(run(b, n, callers, overNATS))/float64(n))
 			}
-			slices.Sort(ratios)
-			calls := float64(n * rounds)
-			b.ReportMetric(float64(busTime.Nanoseconds())/calls, "bus-ns/op")
-			b.ReportMetric(float64(grpcTime.Nanoseconds())/calls, "grpc-ns/op")
-			b.ReportMetric(ratios[rounds/2], "×grpc")
+			b.ReportMetric(median(busTimes), "bus-ns/op")
+			b.ReportMetric(median(natsTimes), "nats-ns/op")
+			b.ReportMetric(median(grpcTimes), "grpc-ns/op")
+			b.ReportMetric(median(grpcTimes)/median(busTimes), "bus×grpc")
+			b.ReportMetric(median(grpcTimes)/median(natsTimes), "nats×grpc")
 		})
 	}
+}
+
+func median(times []float64) float64 {
+	slices.Sort(times)
+	return times[len(times)/2]
 }

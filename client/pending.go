@@ -35,18 +35,13 @@ type shard struct {
 	_       [48]byte // keeps the locks of two shards off one cache line
 }
 
-// lostAnswer stands for the answer that a broken connection took away.
-var lostAnswer = new(nats.Msg)
-
-// deniedAnswer stands for the answer to a request that the bus does not permit,
-// noInboxAnswer for one that it would not permit to come in.
+// What stands for an answer when none will come. Each is told by its address.
 var (
-	deniedAnswer  = new(nats.Msg)
-	noInboxAnswer = new(nats.Msg)
+	lostAnswer    = new(nats.Msg) // the connection that it would have come on broke
+	deniedAnswer  = new(nats.Msg) // the bus does not permit the request
+	noInboxAnswer = new(nats.Msg) // the bus does not permit answers to come in
+	unsentAnswer  = new(nats.Msg) // the request did not go out
 )
-
-// unsentAnswer stands for the answer to a request that did not go out.
-var unsentAnswer = new(nats.Msg)
 
 var errClosed = errors.New("the client is closed")
 
@@ -107,10 +102,16 @@ func (p *pending) ended() bool {
 	}
 }
 
-// deliver hands an answer to the call it is for. An answer that nobody waits
-// for any more is dropped.
-func (p *pending) deliver(msg *nats.Msg) {
-	n, ok := p.inbox.CallNumber(msg.Subject)
+// deliver hands an answer to the call it is for.
+func (p *pending) deliver(msg *nats.Msg) { p.hand(msg.Subject, msg) }
+
+// notSent tells the call that sent msg that it did not go out.
+func (p *pending) notSent(msg *nats.Msg) { p.hand(msg.Reply, unsentAnswer) }
+
+// hand gives an answer to the call with that reply subject. When nobody waits
+// for it any more it is dropped.
+func (p *pending) hand(reply string, msg *nats.Msg) {
+	n, ok := p.inbox.CallNumber(reply)
 	if !ok {
 		return
 	}
@@ -149,21 +150,6 @@ func (p *pending) answerAll(msg *nats.Msg, concerned func(*waiter) bool) {
 			}
 		}
 		s.mu.Unlock()
-	}
-}
-
-// notSent tells the call that sent msg that it did not go out.
-func (p *pending) notSent(msg *nats.Msg) {
-	n, ok := p.inbox.CallNumber(msg.Reply)
-	if !ok {
-		return
-	}
-	s := &p.shards[n%uint64(len(p.shards))]
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if w := s.waiters[n]; w != nil {
-		delete(s.waiters, n)
-		w.answers <- answer{n, unsentAnswer}
 	}
 }
 

@@ -174,7 +174,7 @@ func invalidParams(err error, params reflect.Type) *rpc.Error {
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return rpc.InvalidArgument.Errorf("params: malformed: they end too early")
 	}
-	return rpc.InvalidArgument.Errorf("params: can't be read as %s: %s", typeName(params), bounded(err.Error()))
+	return rpc.InvalidArgument.Errorf("params: can't be read as %s: %s", typeName(params), Bounded(err.Error()))
 }
 
 // wrongType is the error for a field that holds something else than expected.
@@ -213,7 +213,9 @@ func typeName(t reflect.Type) string {
 	}
 }
 
-func bounded(text string) string {
+// Bounded cuts text from outside to what a log line or an error may hold of it,
+// about 200 bytes, without breaking a character.
+func Bounded(text string) string {
 	const limit = 200
 	if len(text) <= limit {
 		return text

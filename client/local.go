@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"maps"
-	"reflect"
 	"time"
 
 	"rpc.do"
@@ -73,10 +72,7 @@ func (p *localParams) takeResult(result any) error {
 	if failed != nil {
 		return failed.AsRemote()
 	}
-	if err := p.client.config.Codec.Unmarshal(payload, p.call.Result); err != nil {
-		return rpc.Internal.Errorf("%s: the result can't be read as %s: %w", p.call.Name(), reflect.TypeOf(p.call.Result).Elem(), err)
-	}
-	return nil
+	return decodeResult(p.client.config.Codec, p.call, payload)
 }
 
 // encodeResult runs code of the service's result, whose panic is the service's

@@ -271,7 +271,7 @@ func (t *transmission) outcome(msg *nats.Msg) (err error, decided bool) {
 		return t.last, false
 	case bus.NoResponders(msg):
 		t.last = rpc.Unavailable.Errorf("%s: nobody listens on %s: is the service %q running? `rpcdo services ls` shows what is",
-			t.call.Name(), bus.CallSubject(t.call.Service, t.call.Method), t.call.Service).NotExecuted()
+			t.call.Name(), t.waiter.subject, t.call.Service).NotExecuted()
 		return t.last, false
 	}
 	if e := bus.DecodeError(msg); e != nil {
@@ -303,7 +303,11 @@ func (c *Client) readResult(call *rpc.Call, msg *nats.Msg) error {
 			return nil
 		}
 	}
-	if err := codec.Unmarshal(msg.Data, call.Result); err != nil {
+	return decodeResult(codec, call, msg.Data)
+}
+
+func decodeResult(codec bus.Codec, call *rpc.Call, payload []byte) error {
+	if err := codec.Unmarshal(payload, call.Result); err != nil {
 		return rpc.Internal.Errorf("%s: the result can't be read as %s: %w", call.Name(), reflect.TypeOf(call.Result).Elem(), err)
 	}
 	return nil

@@ -237,7 +237,7 @@ func (d *discovery) reply(msg *nats.Msg, answer func() ([]byte, error)) {
 		return
 	}
 	if !bus.AllowedReply(msg.Reply, s.config.ReplyPrefixes) {
-		s.log.Warn().Str("subject", msg.Subject).Str("reply", bounded(msg.Reply)).
+		s.log.Warn().Str("subject", msg.Subject).Str("reply", bus.Bounded(msg.Reply)).
 			Msg("discovery request refused: its reply subject is outside the allowed inbox prefixes")
 		return
 	}

@@ -19,7 +19,7 @@ func (s *Service) take(msg *nats.Msg) *job {
 	now := time.Now()
 	req, err := bus.ParseRequest(msg, s.name, s.config.ReplyPrefixes)
 	if errors.Is(err, bus.ErrForeignReply) {
-		s.log.Warn().Str("method", bounded(req.Method)).Str("reply", bounded(msg.Reply)).
+		s.log.Warn().Str("method", bus.Bounded(req.Method)).Str("reply", bus.Bounded(msg.Reply)).
 			Msg("request refused: its reply subject is outside the allowed inbox prefixes")
 		return nil
 	}
@@ -109,7 +109,7 @@ func (s *Service) runOne(j *job) {
 // refuse answers a request that can't become a call.
 func (s *Service) refuse(req *bus.Request, err error) {
 	e := invalid(err).(*rpc.Error)
-	s.log.Warn().Str("method", bounded(req.Method)).Str("id", req.ID).Str("from", req.Caller).
+	s.log.Warn().Str("method", bus.Bounded(req.Method)).Str("id", req.ID).Str("from", req.Caller).
 		Str("code", e.Code.String()).Str("error", e.Message).Msg("request refused")
 	s.answer(req.Reply, e)
 }
@@ -142,11 +142,4 @@ func (s *Service) publish(msg *nats.Msg) {
 	if err := s.bus.Conn().PublishMsg(msg); err != nil {
 		s.log.Error().Err(err).Msg("answer can't be sent")
 	}
-}
-
-func bounded(text string) string {
-	if len(text) > 200 {
-		return text[:200] + "…"
-	}
-	return text
 }

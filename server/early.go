@@ -44,28 +44,28 @@ func (e *earlyCancels) add(reply string, now time.Time) {
 func (e *earlyCancels) take(reply string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	_, cancelled := e.known[reply]
-	delete(e.known, reply)
-	e.count.Store(int32(len(e.known)))
-	return cancelled
+	return e.remove(reply)
 }
 
-// cancelled is take for a call that comes in now. It costs next to nothing
-// while nobody cancels.
+// cancelled is take for a call that comes in now; it forgets everything when
+// nothing has been added for a while. It costs next to nothing while nobody
+// cancels.
 func (e *earlyCancels) cancelled(reply string, now time.Time) bool {
 	if e.count.Load() == 0 || reply == "" {
 		return false
 	}
-	e.expire(now)
-	return e.take(reply)
-}
-
-// expire forgets everything when nothing has been added for a while.
-func (e *earlyCancels) expire(now time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if now.Sub(e.last) > earlyValid {
 		clear(e.known)
-		e.count.Store(0)
 	}
+	return e.remove(reply)
+}
+
+// remove is take with the lock held.
+func (e *earlyCancels) remove(reply string) bool {
+	_, cancelled := e.known[reply]
+	delete(e.known, reply)
+	e.count.Store(int32(len(e.known)))
+	return cancelled
 }

@@ -222,7 +222,7 @@ func (j *job) fail(err *rpc.Error) {
 	event := j.log(zerolog.WarnLevel).Str("code", err.Code.String()).Str("error", err.Message)
 	for cause := err.Unwrap(); cause != nil; cause = errors.Unwrap(cause) {
 		if text := cause.Error(); text != "" {
-			event = event.Str("cause", bounded(text))
+			event = event.Str("cause", bus.Bounded(text))
 			break
 		}
 	}
@@ -235,9 +235,12 @@ func (j *job) fail(err *rpc.Error) {
 	j.svc.answer(j.req.Reply, err)
 }
 
-// claim takes the right to answer, which one goroutine gets once.
+// takeAnswer takes the right to answer, which one goroutine gets once.
+func (j *job) takeAnswer() bool { return j.answered.CompareAndSwap(false, true) }
+
+// claim takes the right to answer a call that has been run, or tried to.
 func (j *job) claim(err *rpc.Error) bool {
-	if !j.answered.CompareAndSwap(false, true) {
+	if !j.takeAnswer() {
 		return false
 	}
 	j.ep.stats.answered(time.Since(j.received), err)
@@ -249,7 +252,7 @@ func (j *job) claim(err *rpc.Error) bool {
 
 // claimShed is claim for a call that is over the bounds.
 func (j *job) claimShed(err *rpc.Error) bool {
-	if !j.answered.CompareAndSwap(false, true) {
+	if !j.takeAnswer() {
 		return false
 	}
 	j.ep.stats.refused(err)

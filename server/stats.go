@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"rpc.do"
+	"rpc.do/bus"
 )
 
 // stats counts the calls of one method.
@@ -46,7 +47,7 @@ func (s *stats) failed(err *rpc.Error) {
 	s.errors.Add(1)
 	s.lastMu.Lock()
 	defer s.lastMu.Unlock()
-	s.lastError = err.Code.String() + ": " + bounded(err.Message)
+	s.lastError = err.Code.String() + ": " + bus.Bounded(err.Message)
 }
 
 // mean returns how long a call takes, those that were shed apart.

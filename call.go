@@ -35,12 +35,16 @@ type Call struct {
 	// leaves it empty to have one made.
 	ID string
 
-	// Caller is the name the caller gives itself. It is not authenticated.
-	// Set on the serving side only.
+	// Caller is the name the caller gives itself. It is not authenticated. A
+	// caller sets it only to pass on a call in somebody else's name.
 	Caller string
 
 	// Attempt counts from 1. Set on the serving side only.
 	Attempt int
+
+	// Age is how long ago the first attempt was made. A caller that passes on a
+	// call which was made before sets it along with ID; zero means now.
+	Age time.Duration
 
 	// Header is the user's metadata. Names that begin with "Rpc-" or "Nats-"
 	// are the system's and are refused.

@@ -11,6 +11,9 @@ type CallInfo struct {
 	Method  string
 	// Object is the id of the object, empty for a method of a service.
 	Object string
+	// Chain has the object turns that run while this call does, the outermost
+	// first: a turn waits for the calls it makes. It is not to be changed.
+	Chain []string
 	// Caller is the name the caller gives itself; it is not authenticated.
 	Caller string
 	// ID identifies the call; its retries have the same. Use it as the key that

@@ -15,6 +15,7 @@ const (
 	HeaderAttempt     = "Rpc-Attempt"
 	HeaderCaller      = "Rpc-Caller"
 	HeaderObject      = "Rpc-Object"
+	HeaderChain       = "Rpc-Chain"
 	HeaderCode        = "Rpc-Code"
 	HeaderContentType = "Content-Type"
 

@@ -20,15 +20,20 @@ var ErrForeignReply = errors.New("bus: reply subject outside the allowed prefixe
 
 // Request is what a message says of the call it carries.
 type Request struct {
-	// Method is the subject after "rpc.<service>.".
+	// Method is the subject after "rpc.<service>.", or after the object's id.
 	Method string
 	// Reply is where the answer goes; empty when none is wanted.
 	Reply string
 	// ID identifies the call, Caller names who makes it; empty when unsaid.
 	ID     string
 	Caller string
-	// Object is the id of the object that the call is for, if any.
+	// Object is the id of the object that the call is for, if any. Direct says
+	// that it came on the object's own subject.
 	Object string
+	Direct bool
+	// Chain has the object turns that the call is made from, the outermost
+	// first. See Link.
+	Chain []string
 	// Attempt counts from 1.
 	Attempt int
 	// Timeout is the time left when the request was sent.
@@ -49,8 +54,11 @@ type Request struct {
 // then is in the Request.
 func ParseRequest(msg *nats.Msg, service string, prefixes []string) (Request, error) {
 	req := Request{Attempt: 1, Timeout: DefaultTimeout, Payload: msg.Data}
-	if head := len(CallPrefix) + len(service) + 1; len(msg.Subject) > head {
-		req.Method = msg.Subject[head:]
+	object := strings.HasPrefix(msg.Subject, ObjectPrefix)
+	if !object {
+		if head := len(CallPrefix) + len(service) + 1; len(msg.Subject) > head {
+			req.Method = msg.Subject[head:]
+		}
 	}
 	if msg.Reply != "" {
 		prefix, ok := underPrefix(msg.Reply, prefixes)
@@ -62,10 +70,14 @@ func ParseRequest(msg *nats.Msg, service string, prefixes []string) (Request, er
 			req.ID, req.Caller, req.Timeout, req.Sent = info.identity, info.caller, info.timeout, info.sent
 		}
 	}
-	if len(msg.Header) == 0 {
-		return req, nil
+	var err error
+	if len(msg.Header) > 0 {
+		err = req.readHeader(msg.Header)
 	}
-	return req, req.readHeader(msg.Header)
+	if object && err == nil {
+		err = req.readObjectSubject(msg.Subject[min(len(ObjectPrefix)+len(service)+1, len(msg.Subject)):])
+	}
+	return req, err
 }
 
 func (req *Request) readHeader(h nats.Header) error {
@@ -103,6 +115,13 @@ func (req *Request) readHeader(h nats.Header) error {
 			return rpc.InvalidArgument.Errorf("header %s: %w", HeaderObject, err)
 		}
 		req.Object = v
+	}
+	if v := h.Get(HeaderChain); v != "" {
+		chain, err := parseChain(v)
+		if err != nil {
+			return err
+		}
+		req.Chain = chain
 	}
 	return nil
 }

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"strings"
 	"sync"
 	"time"
-	"unicode"
 
 	"rpc.do"
 	"rpc.do/bus"
@@ -102,8 +100,12 @@ func (c *Client) transmit(ctx context.Context, call *rpc.Call) error {
 	if err := checkCall(call); err != nil {
 		return err
 	}
+	var chain []string
 	if info, ok := rpc.CallInfoFrom(ctx); ok {
 		call.Header = bus.CopyTrace(maps.Clone(call.Header), info.Header)
+		if !call.OneWay { // a turn does not wait for that
+			chain = info.Chain
+		}
 	}
 	now := time.Now()
 	timeout := c.timeout(ctx, call, now)
@@ -112,7 +114,7 @@ func (c *Client) transmit(ctx context.Context, call *rpc.Call) error {
 	}
 	if !call.OneWay && !c.config.NoShortcut {
 		if svc := c.bus.Local().Find(call.Service); svc != nil {
-			done, err := c.callLocal(ctx, svc, call, now, timeout)
+			done, err := c.callLocal(ctx, svc, call, chain, now, timeout)
 			if done {
 				return err
 			}
@@ -121,7 +123,7 @@ func (c *Client) transmit(ctx context.Context, call *rpc.Call) error {
 			}
 		}
 	}
-	return c.send(ctx, call, timeout)
+	return c.send(ctx, call, chain, timeout)
 }
 
 // timeout is the call's own time, or the client's default when neither the call
@@ -146,8 +148,8 @@ func checkCall(call *rpc.Call) error {
 		return rpc.InvalidArgument.Errorf("%w", err)
 	}
 	if call.Object != "" {
-		if err := checkObject(call.Object); err != nil {
-			return err
+		if err := rpc.ValidateObjectID(call.Object); err != nil {
+			return rpc.InvalidArgument.Errorf("%w", err)
 		}
 	}
 	if call.ID != "" {
@@ -161,17 +163,6 @@ func checkCall(call *rpc.Call) error {
 				return err
 			}
 		}
-	}
-	return nil
-}
-
-// checkObject checks the id of an object, which travels in a header.
-func checkObject(id string) error {
-	if err := rpc.ValidateObjectID(id); err != nil {
-		return rpc.InvalidArgument.Errorf("%w", err)
-	}
-	if strings.TrimSpace(id) != id || strings.ContainsFunc(id, unicode.IsControl) {
-		return rpc.InvalidArgument.Errorf("object id %.80q: it can't begin or end with a space or have control characters", id)
 	}
 	return nil
 }

@@ -12,7 +12,7 @@ import (
 
 // callLocal calls a service of this process. It reports false when that
 // instance took no call, so that others may be asked over the bus.
-func (c *Client) callLocal(ctx context.Context, svc bus.LocalService, call *rpc.Call, start time.Time, timeout time.Duration) (done bool, err error) {
+func (c *Client) callLocal(ctx context.Context, svc bus.LocalService, call *rpc.Call, chain []string, start time.Time, timeout time.Duration) (done bool, err error) {
 	_, json := c.config.Codec.(bus.JSON)
 	p := &localParams{client: c, call: call, limit: c.bus.MaxPayload(), json: json}
 	id := call.ID
@@ -20,8 +20,8 @@ func (c *Client) callLocal(ctx context.Context, svc bus.LocalService, call *rpc.
 		id = c.pending.inbox.Identity(c.bus.InboxPrefix(), c.pending.number.Add(1))
 	}
 	req := bus.Request{
-		Method: call.Method, ID: id, Caller: c.bus.Name(), Object: call.Object,
-		Attempt: 1, Timeout: timeout, Sent: start, Header: maps.Clone(call.Header),
+		Method: call.Method, ID: id, Caller: c.callerName(call), Object: call.Object, Chain: chain,
+		Attempt: 1, Age: call.Age, Timeout: timeout, Sent: start, Header: maps.Clone(call.Header),
 	}
 	if !json {
 		req.ContentType = c.config.Codec.ContentType()

@@ -22,10 +22,14 @@ const (
 	firstBackoff   = 50 * time.Millisecond
 	maxBackoff     = time.Second
 	offlineBackoff = 200 * time.Millisecond
+
+	// An object that changes hands is away for a few milliseconds.
+	firstObjectBackoff = 4 * time.Millisecond
+	maxObjectBackoff   = 100 * time.Millisecond
 )
 
 // send makes the call over the bus within timeout.
-func (c *Client) send(ctx context.Context, call *rpc.Call, timeout time.Duration) error {
+func (c *Client) send(ctx context.Context, call *rpc.Call, chain []string, timeout time.Duration) error {
 	t := transmissions.Get().(*transmission)
 	defer func() {
 		*t = transmission{}
@@ -33,7 +37,7 @@ func (c *Client) send(ctx context.Context, call *rpc.Call, timeout time.Duration
 	}()
 	t.client, t.call, t.start = c, call, time.Now()
 	t.deadline = t.start.Add(timeout)
-	if err := t.encode(); err != nil {
+	if err := t.encode(chain); err != nil {
 		return err
 	}
 	if call.OneWay {
@@ -44,7 +48,7 @@ func (c *Client) send(ctx context.Context, call *rpc.Call, timeout time.Duration
 		return err
 	}
 	defer t.end()
-	t.waiter.subject = bus.CallSubject(call.Service, call.Method) // before others can see it
+	t.waiter.subject = subject(call) // before others can see it
 	return t.run(ctx)
 }
 
@@ -60,10 +64,12 @@ type transmission struct {
 	waiter      *waiter
 	first       uint64 // number of the first attempt: the call's identity
 	attempts    int
+	counted     int                         // of them, by MaxAttempts
 	tries       int                         // with those that found no connection
 	outstanding [maxOutstanding]sentAttempt // attempts without an answer
 	waiting     int
 	paid        bool // the next attempt has been taken from the budget
+	unsure      bool // an attempt that has ended may have run
 	last        *rpc.Error
 }
 
@@ -74,7 +80,23 @@ type sentAttempt struct {
 	reply  string
 }
 
-func (t *transmission) encode() error {
+// subject is where a call goes: to the service, or to the owner of the object.
+func subject(call *rpc.Call) string {
+	if call.Object != "" {
+		return bus.ObjectSubject(call.Service, call.Object, call.Method)
+	}
+	return bus.CallSubject(call.Service, call.Method)
+}
+
+// callerName is whose name the call carries.
+func (c *Client) callerName(call *rpc.Call) string {
+	if call.Caller != "" {
+		return call.Caller
+	}
+	return c.bus.Name()
+}
+
+func (t *transmission) encode(chain []string) error {
 	call, codec := t.call, t.client.config.Codec
 	var err error
 	if t.payload, err = bus.EncodeParams(codec, call); err != nil {
@@ -83,18 +105,24 @@ func (t *transmission) encode() error {
 	if _, json := codec.(bus.JSON); !json {
 		t.setHeader(bus.HeaderContentType, codec.ContentType())
 	}
-	if call.Object != "" {
-		t.setHeader(bus.HeaderObject, call.Object)
+	if len(chain) > 0 {
+		t.setHeader(bus.HeaderChain, bus.Chain(chain))
 	}
-	if call.ID != "" {
+	switch {
+	case call.Age > 0:
+		t.setHeader(bus.HeaderID, bus.RetryID(call.ID, call.Age))
+	case call.ID != "":
 		t.setHeader(bus.HeaderID, call.ID)
+	}
+	if call.Caller != "" && !call.OneWay {
+		t.setHeader(bus.HeaderCaller, call.Caller)
 	}
 	for name, values := range call.Header {
 		t.setHeader(name, values...)
 	}
 	if call.OneWay { // there is no reply subject that says it
 		t.setHeader(bus.HeaderTimeout, strconv.FormatInt(t.deadline.Sub(t.start).Milliseconds(), 10))
-		t.setHeader(bus.HeaderCaller, t.client.bus.Name())
+		t.setHeader(bus.HeaderCaller, t.client.callerName(call))
 	}
 	return bus.CheckParams(call, t.header, t.payload, t.client.bus.MaxPayload())
 }
@@ -107,7 +135,7 @@ func (t *transmission) setHeader(name string, values ...string) {
 }
 
 func (t *transmission) sendOneWay(ctx context.Context) error {
-	subject := bus.CallSubject(t.call.Service, t.call.Method)
+	subject := subject(t.call)
 	for {
 		t.tries++
 		err := t.client.publish(&nats.Msg{Subject: subject, Data: t.payload, Header: t.header})
@@ -135,7 +163,7 @@ func (t *transmission) run(ctx context.Context) error {
 	next := t.attempt(t.start)
 	for {
 		if next.IsZero() && t.waiting == 0 {
-			return asError(t.last)
+			return t.verdict()
 		}
 		wake := t.deadline
 		if !next.IsZero() && next.Before(wake) {
@@ -163,7 +191,7 @@ func (t *transmission) run(ctx context.Context) error {
 			if !now.Before(t.deadline) {
 				return t.timedOut()
 			}
-			if t.attempts > 0 && !t.pay() {
+			if t.attempts > 0 && !t.ownerAway() && !t.pay() {
 				next = time.Time{}
 				continue
 			}
@@ -207,14 +235,17 @@ func (t *transmission) attempt(now time.Time) time.Time {
 		t.first = number
 	}
 	t.attempts++
+	if !t.ownerAway() {
+		t.counted++
+	}
 	t.tries = t.attempts // how long the connection was away is no reason to wait longer now
 	t.paid = false
 	t.outstanding[t.waiting] = sentAttempt{number, msg.Reply}
 	t.waiting++
-	if !t.call.Idempotent || t.attempts >= t.client.config.MaxAttempts || t.waiting == maxOutstanding {
+	if !t.repeatable() || t.counted >= t.client.config.MaxAttempts || t.waiting == maxOutstanding {
 		return time.Time{}
 	}
-	// Whoever has the call may have died, and running it twice does no harm.
+	// Whoever has the call may have died, and sending it twice does no harm.
 	switch after := t.client.config.ResendAfter; {
 	case after < 0:
 		return time.Time{}
@@ -234,9 +265,21 @@ func (t *transmission) retryHeader(now time.Time) nats.Header {
 	if id == "" {
 		id = t.client.pending.inbox.Identity(t.client.bus.InboxPrefix(), t.first)
 	}
-	h[bus.HeaderID] = []string{bus.RetryID(id, now.Sub(t.start))}
-	h[bus.HeaderAttempt] = []string{strconv.Itoa(t.attempts + 1)}
+	h[bus.HeaderID] = []string{bus.RetryID(id, now.Sub(t.start)+t.call.Age)}
+	h[bus.HeaderAttempt] = []string{strconv.Itoa(min(t.attempts+1, 1<<16-1))}
 	return h
+}
+
+// repeatable reports whether the call may be sent again while it is not known
+// what came of the last attempt: running it twice does no harm, or its object
+// recognises it.
+func (t *transmission) repeatable() bool { return t.call.Idempotent || t.call.Object != "" }
+
+// ownerAway reports whether the last attempt found the object without an owner
+// that could take it. That burdens nobody and passes by itself, so asking again
+// costs nothing of the budget.
+func (t *transmission) ownerAway() bool {
+	return t.last != nil && t.last.Code == rpc.Unavailable && t.last.Retryable && t.call.Object != ""
 }
 
 // answered takes an attempt off the list of those without an answer. It reports
@@ -259,8 +302,8 @@ func (t *transmission) outcome(msg *nats.Msg) (err error, decided bool) {
 	case msg == lostAnswer && t.client.pending.ended():
 		return rpc.Unavailable.Errorf("%s: the client was closed before the answer came; the call may have run", t.call.Name()), true
 	case msg == lostAnswer:
-		t.last = rpc.Unavailable.Errorf("%s: the connection to the bus was lost before the answer came; the call may have run", t.call.Name())
-		return t.last, !t.call.Idempotent
+		t.last, t.unsure = rpc.Unavailable.Errorf("%s: the connection to the bus was lost before the answer came; the call may have run", t.call.Name()), true
+		return t.last, !t.repeatable()
 	case msg == deniedAnswer:
 		return rpc.PermissionDenied.Errorf("%s: the bus does not permit this user to publish on %s", t.call.Name(), t.waiter.subject), true
 	case msg == noInboxAnswer:
@@ -269,6 +312,10 @@ func (t *transmission) outcome(msg *nats.Msg) (err error, decided bool) {
 	case msg == unsentAnswer:
 		t.last = rpc.Unavailable.Errorf("%s: not sent: the connection failed", t.call.Name()).NotExecuted()
 		return t.last, false
+	case bus.NoResponders(msg) && t.call.Object != "":
+		t.last = rpc.Unavailable.Errorf("%s: nobody owns the object %.80q now: is the class %q served? `rpcdo services ls` shows what is",
+			t.call.Name(), t.call.Object, t.call.Service).NotExecuted()
+		return t.last, false
 	case bus.NoResponders(msg):
 		t.last = rpc.Unavailable.Errorf("%s: nobody listens on %s: is the service %q running? `rpcdo services ls` shows what is",
 			t.call.Name(), t.waiter.subject, t.call.Service).NotExecuted()
@@ -276,7 +323,11 @@ func (t *transmission) outcome(msg *nats.Msg) (err error, decided bool) {
 	}
 	if e := bus.DecodeError(msg); e != nil {
 		t.last = e
-		return e, !e.Retryable
+		if t.call.Object != "" && e.Code == rpc.Unavailable && e.RetryAfter > 0 && !e.Retryable {
+			t.unsure = true // the owner does not know what came of it; a later one will
+			return e, false
+		}
+		return t.verdict(), !e.Retryable
 	}
 	t.client.budget(t.call.Service).credit()
 	return t.client.readResult(t.call, msg), true
@@ -315,14 +366,13 @@ func decodeResult(codec bus.Codec, call *rpc.Call, payload []byte) error {
 
 // retryAt returns when to send the call again after t.last; zero for never.
 func (t *transmission) retryAt() time.Time {
-	if t.attempts >= t.client.config.MaxAttempts {
-		return time.Time{}
+	if away := t.ownerAway(); away || t.counted < t.client.config.MaxAttempts {
+		at := time.Now().Add(t.backoff(t.last, maxBackoff))
+		if at.Before(t.deadline) && (away || t.pay()) {
+			return at
+		}
 	}
-	at := time.Now().Add(t.backoff(t.last, maxBackoff))
-	if at.After(t.deadline) || !t.pay() {
-		return time.Time{}
-	}
-	return at
+	return time.Time{}
 }
 
 // pay takes the next attempt from the budget, once; it reports false when the
@@ -339,16 +389,32 @@ func (t *transmission) backoff(err *rpc.Error, limit time.Duration) time.Duratio
 	if wait := err.RetryAfter; wait > 0 {
 		return wait + rand.N(wait/2+1)
 	}
-	wait := min(firstBackoff<<min(t.tries-1, 10), limit)
+	first := firstBackoff
+	if t.ownerAway() {
+		first, limit = firstObjectBackoff, maxObjectBackoff
+	}
+	wait := min(first<<min(t.tries-1, 10), limit)
 	return wait/2 + rand.N(wait)
 }
 
 func (t *transmission) timedOut() error {
 	if t.waiting == 0 && t.last != nil {
-		return t.last
+		return t.verdict()
 	}
 	return rpc.DeadlineExceeded.Errorf("%s: no answer within %v; the call may have run",
 		t.call.Name(), t.deadline.Sub(t.start).Round(time.Millisecond))
+}
+
+// verdict is the last attempt's error as the call's: that this attempt surely
+// did not run says nothing of the call when another may have.
+func (t *transmission) verdict() error {
+	if t.last == nil || !t.last.Retryable || !t.unsure && t.waiting == 0 {
+		return asError(t.last)
+	}
+	e := *t.last
+	e.Retryable = false
+	e.Message += "; an earlier attempt may have run"
+	return &e
 }
 
 func (t *transmission) gaveUp(cause error) error {

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -33,6 +34,12 @@ func (s *Service) take(msg *nats.Msg) *job {
 		return nil
 	}
 	j := s.newJob(ep, req, now)
+	if s.objects != nil {
+		if err := s.place(j, true); err != nil {
+			s.refuse(&req, err)
+			return nil
+		}
+	}
 	switch s.admit(j) {
 	case runNow:
 		return j
@@ -48,6 +55,9 @@ func (s *Service) find(req *bus.Request) (*endpoint, error) {
 	if !ok {
 		return nil, rpc.Unimplemented.Errorf("Method not found")
 	}
+	if s.objects != nil {
+		return ep, s.checkObject(req, time.Now())
+	}
 	if req.Object != "" {
 		return nil, rpc.Unimplemented.Errorf("%s.%s is a method of a service, not of an object", s.name, ep.name)
 	}
@@ -61,7 +71,7 @@ func (s *Service) admit(j *job) verdict {
 	if s.early.cancelled(j.req.Reply, j.received) {
 		j.cancelByCaller()
 	}
-	v := j.ep.gate.enter(j)
+	v := j.gate.enter(j)
 	switch {
 	case v == shed:
 		s.release(j)
@@ -74,6 +84,9 @@ func (s *Service) admit(j *job) verdict {
 func (s *Service) release(j *job) {
 	s.active.remove(j)
 	j.ctx.end(context.Canceled)
+	if j.place != nil {
+		j.place.Leave()
+	}
 }
 
 // runFrom runs a job that has a place, and then, in the same place, those that
@@ -81,7 +94,10 @@ func (s *Service) release(j *job) {
 func (s *Service) runFrom(j *job) {
 	for j != nil {
 		s.runOne(j)
-		j = j.ep.gate.leave()
+		if j.left {
+			return
+		}
+		j = j.gate.leave()
 	}
 }
 
@@ -97,7 +113,10 @@ func (s *Service) runOne(j *job) {
 		}
 		j.log(zerolog.ErrorLevel).Msg("handler ended its goroutine")
 		j.fail(j.internal())
-		if next := j.ep.gate.leave(); next != nil {
+		if j.left {
+			return
+		}
+		if next := j.gate.leave(); next != nil {
 			s.workers.Go(func() { s.runFrom(next) })
 		}
 	}()
@@ -125,10 +144,14 @@ func (s *Service) refuseJob(j *job) {
 // overloaded counts a shed call and returns its error. It says when a place may
 // be free: after what waits has run.
 func (s *Service) overloaded(j *job) *rpc.Error {
-	running, waiting := j.ep.gate.load()
+	running, waiting := j.gate.load()
 	s.sheds.note(s, running, waiting)
 	wait := j.ep.stats.mean() * time.Duration(waiting+1) / time.Duration(max(running, 1))
-	return rpc.ResourceExhausted.Errorf("%s is overloaded: %d calls run and %d wait", j.call.Name(), running, waiting).
+	name := j.call.Name()
+	if j.place != nil {
+		name = fmt.Sprintf("%s of the object %.80q", name, j.req.Object)
+	}
+	return rpc.ResourceExhausted.Errorf("%s is overloaded: %d calls run and %d wait", name, running, waiting).
 		NotExecuted().WithRetryAfter(min(max(wait, 10*time.Millisecond), time.Second))
 }
 

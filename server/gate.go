@@ -43,7 +43,7 @@ func (g *gate) enter(j *job) verdict {
 	}
 	g.bytes += size
 	j.waited = true
-	j.place = g.waiting.PushBack(j)
+	j.waiting = g.waiting.PushBack(j)
 	return queued
 }
 
@@ -63,8 +63,8 @@ func (g *gate) leave() *job {
 }
 
 func (g *gate) takeOut(j *job) {
-	g.waiting.Remove(j.place)
-	j.place = nil
+	g.waiting.Remove(j.waiting)
+	j.waiting = nil
 	g.bytes -= int64(len(j.req.Payload))
 }
 
@@ -73,7 +73,7 @@ func (g *gate) takeOut(j *job) {
 func (g *gate) forget(j *job) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if j.place == nil {
+	if j.waiting == nil {
 		return false
 	}
 	g.takeOut(j)

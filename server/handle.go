@@ -17,6 +17,8 @@ type endpoint struct {
 	result reflect.Type
 	gate   *gate
 	stats  stats
+	object bool // a method of objects
+	turn   bool // that has the object to itself
 
 	// newFrame makes values for one call's params and result.
 	newFrame func() (params, result any)

@@ -28,8 +28,11 @@ type job struct {
 	next     *job
 	received time.Time
 	answered atomic.Bool
-	waited   bool          // for a place to run
-	place    *list.Element // in the gate's waiting list, which guards it
+	waited   bool // for a place to run
+	gate     *gate
+	waiting  *list.Element // in the gate's waiting list, which guards it
+	place    Place         // of the object, nil for a method of a service
+	left     bool          // the gate, before the call ended: see ObjectCall.EndTurn
 
 	// local is set for a call from this process: it gets one signal, when
 	// outcome is there.
@@ -44,10 +47,10 @@ type outcome struct {
 
 // newJob prepares a call that came in now.
 func (s *Service) newJob(ep *endpoint, req bus.Request, now time.Time) *job {
-	j := &job{svc: s, ep: ep, req: req, received: now}
+	j := &job{svc: s, ep: ep, req: req, received: now, gate: ep.gate}
 	j.ctx = callContext{Context: s.base, job: j, deadline: now.Add(req.Timeout)}
 	j.call = rpc.Call{
-		Service: s.name, Method: ep.name, ID: req.ID, Caller: req.Caller, Attempt: req.Attempt,
+		Service: s.name, Method: ep.name, Object: req.Object, ID: req.ID, Caller: req.Caller, Attempt: req.Attempt, Age: req.Age,
 		Header: req.Header, Timeout: req.Timeout, Idempotent: ep.spec.Idempotent, OneWay: req.Reply == "",
 	}
 	return j
@@ -55,10 +58,14 @@ func (s *Service) newJob(ep *endpoint, req bus.Request, now time.Time) *job {
 
 // CallInfo tells the handler about its call. See rpc.CallInfoFrom.
 func (j *job) CallInfo() rpc.CallInfo {
-	return rpc.CallInfo{
-		Service: j.svc.name, Method: j.ep.name, Caller: j.req.Caller, ID: j.req.ID,
-		Attempt: j.req.Attempt, Header: j.req.Header, Deadline: j.ctx.deadline,
+	info := rpc.CallInfo{
+		Service: j.svc.name, Method: j.ep.name, Object: j.req.Object, Chain: j.req.Chain, Caller: j.req.Caller,
+		ID: j.req.ID, Attempt: j.req.Attempt, Header: j.req.Header, Deadline: j.ctx.deadline,
 	}
+	if j.ep.turn && j.place != nil {
+		info.Chain = append(info.Chain[:len(info.Chain):len(info.Chain)], bus.Link(j.svc.name, j.req.Object))
+	}
+	return info
 }
 
 // decode reads the params; the error goes to the caller.
@@ -191,7 +198,7 @@ func (j *job) cancelByCaller() { j.cancel(rpc.Canceled.Errorf("the caller gave u
 // stopWaiting gives up the place in the queue of a call that has been answered
 // while it waited.
 func (j *job) stopWaiting() {
-	if j.ep.gate.forget(j) {
+	if j.gate.forget(j) {
 		j.svc.release(j)
 	}
 }

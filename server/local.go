@@ -19,9 +19,15 @@ func (s *Service) ServeLocal(ctx context.Context, req *bus.Request, params bus.L
 	}
 	j := s.newJob(ep, *req, now)
 	j.call.OneWay = false
+	if s.objects != nil {
+		if err := s.place(j, false); err != nil {
+			return nil, remote(err)
+		}
+	}
 	if p, r := ep.newFrame(); params.CopyTo(p) {
 		j.call.Params, j.call.Result = p, r
 	} else if j.req.Payload, err = params.Encode(); err != nil { // read where it runs, as a call from the bus is
+		j.leavePlace()
 		return nil, err
 	}
 	j.local = signals.Get().(chan struct{})
@@ -48,6 +54,7 @@ func (s *Service) startLocal(j *job) error {
 	s.lifecycle.RLock()
 	defer s.lifecycle.RUnlock()
 	if s.state != serving {
+		j.leavePlace()
 		return rpc.Unavailable.Errorf("this instance of %s is shutting down", s.name).NotExecuted()
 	}
 	switch s.admit(j) {

@@ -29,7 +29,7 @@ const flushTimeout = 5 * time.Second
 // were still running at the end. It can be called once. Handlers do not see the
 // values of ctx.
 func (s *Service) Run(ctx context.Context) error {
-	subs, err := s.start()
+	subs, err := s.start(ctx)
 	if err != nil {
 		return fmt.Errorf("server: start %s: %w", s.name, err)
 	}
@@ -69,8 +69,11 @@ type subscriptions struct {
 	stopLocal func()
 }
 
-func (s *Service) start() (*subscriptions, error) {
+func (s *Service) start(ctx context.Context) (*subscriptions, error) {
 	if err := s.enter(registering, serving); err != nil {
+		return nil, err
+	}
+	if err := s.startComponents(ctx); err != nil {
 		return nil, err
 	}
 	s.intake.open()
@@ -79,7 +82,7 @@ func (s *Service) start() (*subscriptions, error) {
 		subs.unsubscribe()
 		s.intake.close()
 		s.workers.Wait()
-		return nil, err
+		return nil, errors.Join(err, stopComponents(s.components, time.Now()))
 	}
 	subs.stopLocal = s.bus.Local().Add(s.name, s)
 	close(s.ready)
@@ -161,6 +164,7 @@ func (s *Service) shutdown(subs *subscriptions) error {
 		s.work.wait()
 	}()
 	err := s.awaitWork(finished, time.Until(deadline))
+	err = errors.Join(err, stopComponents(s.components, deadline))
 	s.deadlines.stop()
 	subs.unsubscribe()
 	err = errors.Join(err, s.flush())

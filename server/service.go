@@ -28,6 +28,8 @@ type Service struct {
 	gate        *gate
 	deadlines   *deadlines
 	intake      intake
+	objects     Objects // of a class, nil for a service
+	components  []component
 
 	lifecycle sync.RWMutex // guards what follows
 	state     state

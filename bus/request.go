@@ -25,7 +25,10 @@ type Request struct {
 	// Reply is where the answer goes; empty when none is wanted.
 	Reply string
 	// ID identifies the call, Caller names who makes it; empty when unsaid.
+	// Once says that the identity is that of the reply subject or made for this
+	// call: only retries, which say so, have it again.
 	ID     string
+	Once   bool
 	Caller string
 	// Object is the id of the object that the call is for, if any. Direct says
 	// that it came on the object's own subject.
@@ -67,7 +70,7 @@ func ParseRequest(msg *nats.Msg, service string, prefixes []string) (Request, er
 		}
 		req.Reply = msg.Reply
 		if info, ok := parseReply(msg.Reply, prefix); ok {
-			req.ID, req.Caller, req.Timeout, req.Sent = info.identity, info.caller, info.timeout, info.sent
+			req.ID, req.Once, req.Caller, req.Timeout, req.Sent = info.identity, true, info.caller, info.timeout, info.sent
 		}
 	}
 	var err error
@@ -102,7 +105,7 @@ func (req *Request) readHeader(h nats.Header) error {
 		if err != nil {
 			return err
 		}
-		req.ID, req.Age = id, age
+		req.ID, req.Once, req.Age = id, false, age
 	}
 	if v := h.Get(HeaderCaller); v != "" {
 		if len(v) > 128 || !utf8.ValidString(v) {

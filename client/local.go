@@ -20,7 +20,7 @@ func (c *Client) callLocal(ctx context.Context, svc bus.LocalService, call *rpc.
 		id = c.pending.inbox.Identity(c.bus.InboxPrefix(), c.pending.number.Add(1))
 	}
 	req := bus.Request{
-		Method: call.Method, ID: id, Caller: c.callerName(call), Object: call.Object, Chain: chain,
+		Method: call.Method, ID: id, Once: call.ID == "", Caller: c.callerName(call), Object: call.Object, Chain: chain,
 		Attempt: 1, Age: call.Age, Timeout: timeout, Sent: start, Header: maps.Clone(call.Header),
 	}
 	if !json {

@@ -1,0 +1,260 @@
+package durable
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"rpc.do"
+	"rpc.do/durable/internal/journal"
+)
+
+// commit is what several turns of an object changed, on its way to the bus as
+// one. While one is on its way the next takes in turns.
+type commit struct {
+	prev   *commit       // to end before this one is sent
+	sealed chan struct{} // closed when no turn is taken in any more
+	done   chan struct{} // closed when err says what came of it
+	err    error
+
+	state     []byte // as the last turn left it
+	copy      any
+	alarm     time.Time
+	alarmSet  bool
+	events    []event
+	writes    map[string]entryWrite
+	destroyed bool
+	last      bool // the object's memory ends with it
+	calls     []callRecord
+	turns     int
+	results   int // bytes
+	ids       int // bytes
+}
+
+const (
+	maxTurns        = 128     // in one commit
+	maxTurnResults  = 4 << 10 // bytes of results in one commit
+	maxTurnIDs      = 8 << 10 // bytes of identities in one commit
+	maxExtra        = 900     // messages of one commit beside the record
+	commitRetry     = 5 * time.Millisecond
+	maxCommitRetry  = 100 * time.Millisecond
+	answerTimeout   = time.Second
+	commitPatience  = 2 * time.Second // beyond the lease
+	readbackTimeout = 2 * time.Second
+)
+
+func newOpen(prev *commit) *commit {
+	return &commit{prev: prev, sealed: make(chan struct{}), done: make(chan struct{})}
+}
+
+// full reports whether the commit takes no more turns.
+func (g *commit) full() bool {
+	return g.turns >= maxTurns || g.ids >= maxTurnIDs || g.last || len(g.events)+len(g.writes) > maxExtra/2
+}
+
+// add takes in what a turn asked for.
+func (g *commit) add(t *turn) {
+	g.turns++
+	g.events = append(g.events, t.events...)
+	if t.alarmSet {
+		g.alarmSet = true
+	}
+	g.alarm = t.alarm
+	for key, w := range t.writes {
+		if g.writes == nil {
+			g.writes = map[string]entryWrite{}
+		}
+		g.writes[key] = w
+	}
+	if t.destroyed {
+		g.destroyed, g.last = true, true
+		g.writes, g.alarm, g.alarmSet = nil, time.Time{}, true
+	}
+}
+
+// record notes the identity and the result of a turn. It returns the result if
+// that is kept.
+func (g *commit) record(id string, result json.RawMessage) json.RawMessage {
+	if g.results+len(result) > maxTurnResults {
+		result = nil
+	}
+	g.results += len(result)
+	g.ids += encodedSize(id)
+	g.calls = append(g.calls, callRecord{ID: id, Result: result})
+	return result
+}
+
+// encodedSize bounds what an identity takes in the header.
+func encodedSize(id string) int {
+	n := len(id) + len(`{"id":"","r":},`)
+	for i := range len(id) {
+		if c := id[i]; c == '<' || c == '>' || c == '&' || c == '"' || c == '\\' || c >= 0x80 {
+			n += 5
+		}
+	}
+	return n
+}
+
+// await returns what came of a commit. Whoever leads sees it through.
+func (o *object) await(g *commit, leads bool) error {
+	if g == nil {
+		return o.moved()
+	}
+	if leads {
+		o.lead(g)
+	} else {
+		<-g.done // its leader is a call that ends within the lease, or soon after
+	}
+	if g.err != nil {
+		return g.err
+	}
+	if !o.class.member.Valid() && !o.class.cfg.unfenced {
+		return o.class.unsure(o.id)
+	}
+	return nil
+}
+
+// lead sends a commit when it is its turn.
+func (o *object) lead(g *commit) {
+	if g.prev != nil {
+		<-g.prev.done
+		g.prev = nil
+	}
+	o.mu.Lock()
+	o.open, o.inflight = nil, g
+	o.mu.Unlock()
+	close(g.sealed)
+	var first, end uint64
+	var storage bool
+	if o.gone.Load() {
+		g.err = o.class.moving(o.id)
+	} else {
+		first, end, storage, g.err = o.store(g)
+	}
+	if g.err != nil {
+		o.discard(!surelyNot(g.err))
+	} else if g.last {
+		o.discard(false)
+	}
+	o.mu.Lock()
+	if g.err == nil {
+		o.rev, o.end, o.storage = first, end, storage
+		o.count++
+		o.schema = o.class.cfg.Schema
+		o.view.Store(&snapshot{state: g.state, copy: g.copy, alarm: g.alarm, rev: first, end: end, storage: storage})
+	}
+	o.inflight = nil
+	g.state, g.copy, g.events, g.writes, g.calls = nil, nil, nil, nil, nil
+	o.mu.Unlock()
+	close(g.done)
+}
+
+// surelyNot reports whether a commit with that error was not stored and will
+// not be.
+func surelyNot(err error) bool {
+	e, ok := errors.AsType[*rpc.Error](err)
+	return ok && (e.Retryable || e.RetryAfter == 0)
+}
+
+// store writes a commit and finds out what came of it.
+func (o *object) store(g *commit) (first, end uint64, storage bool, err error) {
+	c := o.class
+	o.mu.Lock()
+	rec := record{
+		exists: !g.destroyed, state: g.state, commit: newCommit(o.count + 1), epoch: o.epoch,
+		alarm: g.alarm, schema: c.cfg.Schema, storage: o.storage || len(g.writes) > 0, calls: g.calls,
+	}
+	rev := o.rev
+	o.mu.Unlock()
+	if len(g.events) > 0 {
+		if err := c.sourceEvents(); err != nil {
+			return 0, 0, false, err
+		}
+	}
+	msgs := o.messages(g, rec, rev)
+	c.fault("commit")
+	first, err = o.write(rec.commit, msgs)
+	if err != nil {
+		return 0, 0, false, err
+	}
+	c.fault("committed")
+	if g.destroyed && rec.storage {
+		o.purge(first)
+	}
+	return first, first + uint64(len(msgs)) - 1, rec.storage, nil
+}
+
+// write sends a commit until it is known what came of it, or the lease has long
+// ended.
+func (o *object) write(id string, msgs []journal.Message) (uint64, error) {
+	c := o.class
+	sent := false // it may be stored
+	patience := max(c.member.LeaseLeft(), 0) + commitPatience
+	begun := time.Now()
+	for pause := commitRetry; ; pause = min(2*pause, maxCommitRetry) {
+		if !c.member.Valid() && !c.cfg.unfenced {
+			if sent {
+				return 0, c.unsure(o.id)
+			}
+			return 0, c.moving(o.id)
+		}
+		first, err := c.journal.WriteWithin(answerTimeout, msgs...)
+		switch e := err.(type) {
+		case nil:
+			return first, nil
+		case *journal.Refused:
+			if c.cfg.unfenced {
+				return 0, c.moving(o.id)
+			}
+			if !sent {
+				return 0, c.moving(o.id) // somebody else has written
+			}
+			return o.resolve(id, msgs[0].Key)
+		case *journal.Rejected:
+			if !e.Passing {
+				c.log.Error().Err(err).Str("object", o.id).Msg("commit not taken")
+				return 0, rpc.ResourceExhausted.Errorf("the change of %s/%.80s could not be stored: %w", c.name, o.id, err)
+			}
+		default:
+			sent = true
+		}
+		if time.Since(begun) > patience || c.life.Err() != nil {
+			if sent {
+				return 0, c.unsure(o.id)
+			}
+			return 0, c.moving(o.id)
+		}
+		select {
+		case <-time.After(pause):
+		case <-c.life.Done():
+		}
+	}
+}
+
+// resolve finds out whether a commit was stored that had no answer and was
+// refused when it was sent again: then either it is what was in the way, or
+// somebody else's is.
+func (o *object) resolve(commit, key string) (uint64, error) {
+	c := o.class
+	ctx, cancel := context.WithTimeout(c.life, readbackTimeout)
+	defer cancel()
+	for pause := commitRetry; ; pause = min(2*pause, maxCommitRetry) {
+		history, err := c.journal.History(ctx, key)
+		if err == nil {
+			for _, m := range history {
+				if m.Header.Get(headerCommit) == commit {
+					if m.Sequence == history[len(history)-1].Sequence {
+						return m.Sequence, nil
+					}
+					return 0, c.unsure(o.id) // it was stored, and others have written since
+				}
+			}
+		}
+		select {
+		case <-time.After(pause): // the replica may be behind
+		case <-ctx.Done():
+			return 0, c.unsure(o.id)
+		}
+	}
+}

@@ -1,0 +1,91 @@
+package durable
+
+import (
+	"context"
+	"encoding/json"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nuid"
+
+	"rpc.do"
+	"rpc.do/bus"
+	"rpc.do/durable/internal/journal"
+)
+
+// event is one that a turn emits.
+type event struct {
+	name   string
+	header nats.Header
+	data   []byte
+}
+
+// maxTurnEvents bounds the events of one turn.
+const maxTurnEvents = 256
+
+// eventTTL is how long the object's own stream keeps an event. EVENTS has taken
+// it in long before.
+const eventTTL = "24h"
+
+func (t *turn) Emit(name string, data any) error {
+	if err := rpc.ValidateEvent(name); err != nil {
+		return rpc.InvalidArgument.Errorf("emit: %w", err)
+	}
+	if len(t.events) == maxTurnEvents {
+		return rpc.ResourceExhausted.Errorf("emit %s: a turn emits at most %d events", name, maxTurnEvents)
+	}
+	payload, err := json.Marshal(data)
+	if err != nil {
+		return rpc.InvalidArgument.Errorf("emit %s: the data can't be written as JSON: %w", name, err)
+	}
+	o := t.object
+	if limit := o.class.bus.MaxPayload() - room; int64(len(payload)) > limit {
+		return rpc.ResourceExhausted.Errorf("emit %s: the data has %d bytes, at most %d fit into a message", name, len(payload), limit)
+	}
+	id := nuid.Next()
+	header := nats.Header{
+		"ce-specversion": {"1.0"}, "ce-id": {id}, "ce-type": {name}, "ce-source": {"/" + o.class.name + "/" + bus.Escape(o.id)},
+		"ce-time":     {time.Now().UTC().Format(time.RFC3339Nano)},
+		"Nats-Msg-Id": {id}, journal.HeaderTTL: {eventTTL},
+	}
+	if info, ok := rpc.CallInfoFrom(t); ok {
+		for name, values := range bus.CopyTrace(nil, info.Header) {
+			header[name] = values
+		}
+	}
+	t.events = append(t.events, event{name: name, header: header, data: payload})
+	return nil
+}
+
+// message is the event in the object's own stream. Its key has a number that no
+// other has, since the stream keeps little of each subject.
+func (e *event) message(commit string, n int) journal.Message {
+	return journal.Message{Key: outPrefix + "." + commit + "-" + strconv.Itoa(n) + "." + e.name, Header: e.header, Data: e.data}
+}
+
+// Keys of the system's own in a class's bucket.
+const (
+	outPrefix   = "_out"
+	alarmPrefix = "_alarm."
+	duePrefix   = "_due."
+	fencePrefix = "_fence."
+)
+
+// sourceTimeout bounds how long the first event of a class waits for EVENTS.
+const sourceTimeout = 10 * time.Second
+
+// sourceEvents sees to it that EVENTS takes in what the class emits.
+func (c *class) sourceEvents() error {
+	if c.sourced.Load() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(c.life, sourceTimeout)
+	defer cancel()
+	if err := c.bus.SourceEvents(ctx, "KV_"+Bucket(c.stored), c.journal.Subject(outPrefix)); err != nil {
+		c.log.Error().Err(err).Msg("events can't be sent")
+		return rpc.Unavailable.Errorf("the events of the class %s can't be sent: %w", c.name, err).NotExecuted()
+	}
+	c.sourced.Store(true)
+	return nil
+}

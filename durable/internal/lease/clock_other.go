@@ -1,0 +1,7 @@
+//go:build !linux && !darwin
+
+package lease
+
+import "time"
+
+func now() time.Duration { return wall() }

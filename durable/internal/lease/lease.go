@@ -1,0 +1,40 @@
+// Package lease tells whether a member may still act as an owner.
+package lease
+
+import (
+	"math"
+	"sync/atomic"
+	"time"
+)
+
+// Lease ends by itself: it is valid for a time that is counted from the moment
+// at which the last renewal that was acknowledged had been sent, by a clock that
+// goes on while the machine sleeps. Its methods may be called by many
+// goroutines at once.
+type Lease struct {
+	until atomic.Int64 // on the clock of now; zero before the first renewal
+}
+
+// Valid reports whether the lease holds now.
+func (l *Lease) Valid() bool { return int64(now()) < l.until.Load() }
+
+// Left returns how long the lease still holds, negative when it has ended.
+func (l *Lease) Left() time.Duration { return time.Duration(l.until.Load()) - now() }
+
+// Extend makes the lease hold for d from the moment sent.
+func (l *Lease) Extend(sent Instant, d time.Duration) { l.until.Store(int64(sent) + int64(d)) }
+
+// End ends the lease.
+func (l *Lease) End() { l.until.Store(math.MinInt64) }
+
+// Instant is a moment on the lease's clock.
+type Instant time.Duration
+
+// Now returns this moment.
+func Now() Instant { return Instant(now()) }
+
+// Since returns how long ago it was.
+func (i Instant) Since() time.Duration { return now() - time.Duration(i) }
+
+// wall is the wall clock, for systems that have no better one.
+func wall() time.Duration { return time.Duration(time.Now().UnixNano()) }

@@ -1,0 +1,230 @@
+package durable
+
+import (
+	"encoding/json"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"rpc.do"
+	"rpc.do/bus"
+	"rpc.do/durable/internal/lease"
+	"rpc.do/server"
+)
+
+// object is one object in the memory of its owner. It is the Place of the calls
+// that have turns; its reader is that of views.
+type object struct {
+	class *class
+	slot  *slot
+	id    string
+	key   string // of its record
+	epoch uint64 // of the slot, when the object was activated
+	queue *server.TurnQueue
+
+	users int       // guarded by slot.mu
+	used  time.Time // as well
+
+	active atomic.Bool // it can be read and have turns
+	gone   atomic.Bool // its memory counts no more
+	stuck  atomic.Bool // a turn is over its time and goes on
+	view   atomic.Pointer[snapshot]
+
+	// What follows belongs to the turn that runs, or to the activation.
+	live   any       // *S, with all turns that have been run
+	good   []byte    // live after the last turn that returned nil
+	alarm  time.Time // as live
+	failed *rpc.Error
+	known  knownCalls
+	watch  *time.Timer // ends the turn's time
+
+	mu       sync.Mutex // guards what follows
+	rev      uint64     // of the record
+	end      uint64     // the last sequence of the commit that wrote it
+	count    uint64     // of commits
+	storage  bool
+	schema   int
+	open     *commit // takes in turns
+	inflight *commit
+	running  turnWatch
+}
+
+// turnWatch says which turn the timer is for.
+type turnWatch struct {
+	call  server.ObjectCall
+	on    bool
+	overs bool // its time is over
+}
+
+// snapshot is an object as a commit left it.
+type snapshot struct {
+	state []byte // nil for one that is not
+	copy  any    // *S to copy from, when that is enough
+	alarm time.Time
+	rev   uint64
+	end   uint64
+	// storage says that the object has had keyed storage.
+	storage bool
+}
+
+// reader is an object as the Place of a view.
+type reader object
+
+func newObject(c *class, s *slot, id string) *object {
+	return &object{class: c, slot: s, id: id, key: bus.Escape(id), queue: c.service.NewTurnQueue(c.cfg.Mailbox)}
+}
+
+// Queue returns where turns wait. See server.Place.
+func (o *object) Queue() *server.TurnQueue { return o.queue }
+
+// Leave ends a call. See server.Place.
+func (o *object) Leave() {
+	o.class.calls.Add(-1)
+	o.leave()
+}
+
+func (o *object) leave() {
+	s := o.slot
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o.users--
+	s.users--
+	if o.users == 0 {
+		o.used = time.Now()
+	}
+	if s.users == 0 && s.idle != nil {
+		close(s.idle)
+		s.idle = nil
+	}
+}
+
+// Queue returns nil: views don't wait for each other.
+func (r *reader) Queue() *server.TurnQueue { return nil }
+
+// Leave ends a call. See server.Place.
+func (r *reader) Leave() { (*object)(r).Leave() }
+
+// objectOf returns the object of a call.
+func objectOf(call server.ObjectCall) *object {
+	switch p := call.Place().(type) {
+	case *object:
+		return p
+	case *reader:
+		return (*object)(p)
+	}
+	return nil
+}
+
+// usable reports why no call of the object may go on.
+func (o *object) usable() *rpc.Error {
+	if o.gone.Load() || !o.class.member.Valid() && !o.class.cfg.unfenced {
+		if o.failed != nil && !o.active.Load() {
+			return o.failed
+		}
+		return o.class.moving(o.id)
+	}
+	return nil
+}
+
+// discard makes the object's memory count no more: the next call reads the
+// record. Unsure says that a commit may yet be stored.
+func (o *object) discard(unsure bool) {
+	o.gone.Store(true)
+	s := o.slot
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.objects[o.id] == o {
+		delete(s.objects, o.id)
+	}
+	s.unsure = s.unsure || unsure
+}
+
+// startWatch begins the time limit of a turn.
+func (o *object) startWatch(call server.ObjectCall) {
+	o.mu.Lock()
+	o.running = turnWatch{call: call, on: true}
+	o.mu.Unlock()
+	if o.watch == nil {
+		o.watch = time.AfterFunc(o.class.cfg.TurnTimeout, o.overrun)
+	} else {
+		o.watch.Reset(o.class.cfg.TurnTimeout)
+	}
+}
+
+// stopWatch ends it; it reports whether the turn took too long.
+func (o *object) stopWatch() (over bool) {
+	o.watch.Stop()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	over = o.running.overs
+	o.running = turnWatch{}
+	if over {
+		o.stuck.Store(false)
+	}
+	return over
+}
+
+// overrun is called when a turn's time is over. The turn can't be stopped; it
+// can't commit any more either.
+func (o *object) overrun() {
+	o.mu.Lock()
+	if !o.running.on {
+		o.mu.Unlock()
+		return
+	}
+	o.running.overs = true
+	call := o.running.call
+	o.stuck.Store(true)
+	o.mu.Unlock()
+	limit := o.class.cfg.TurnTimeout
+	o.class.log.Error().Str("object", o.id).Str("method", call.Request().Method).Str("call", call.Request().ID).Dur("limit", limit).
+		Msg("a turn is over its time limit: its context is cancelled, and the object takes no turns until it ends")
+	call.Cancel(rpc.DeadlineExceeded.Errorf("%s.%s of the object %.80s did not end within the turn's time limit of %v; nothing was changed",
+		o.class.name, call.Request().Method, o.id, limit))
+	o.queue.Fail(o.class.stuck(o.id))
+}
+
+// knownCalls are the calls that the object recognises. They belong to the turn
+// that runs.
+type knownCalls struct {
+	calls []knownCall
+	bytes int
+	// since says from when on all calls are known that had an effect. Before
+	// the history is read, it is the activation.
+	since   lease.Instant
+	history bool // the kept commits have been read
+}
+
+type knownCall struct {
+	id     string
+	result json.RawMessage // nil when it was not kept
+	at     lease.Instant
+	commit *commit // nil for those that were read
+}
+
+const (
+	knownFor   = 2 * time.Minute
+	maxKnown   = 16 << 10
+	maxResults = 1 << 20
+)
+
+func (k *knownCalls) add(call knownCall) {
+	k.calls = append(k.calls, call)
+	k.bytes += len(call.result)
+	for len(k.calls) > 1 && (len(k.calls) > maxKnown || k.bytes > maxResults || k.calls[0].at.Since() > knownFor) {
+		k.bytes -= len(k.calls[0].result)
+		k.since = max(k.since, k.calls[0].at+1)
+		k.calls[0] = knownCall{} // the slice keeps it until it grows
+		k.calls = k.calls[1:]
+	}
+}
+
+// find returns the call with that identity.
+func (k *knownCalls) find(id string) (knownCall, bool) {
+	for i := len(k.calls) - 1; i >= 0; i-- {
+		if k.calls[i].id == id {
+			return k.calls[i], true
+		}
+	}
+	return knownCall{}, false
+}

@@ -1,0 +1,326 @@
+package durable
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"time"
+
+	"rpc.do"
+	"rpc.do/bus"
+	"rpc.do/durable/internal/lease"
+	"rpc.do/server"
+)
+
+// turn is the Context of one turn, and what the turn asked for.
+type turn struct {
+	context.Context
+	object *object
+
+	alarm     time.Time
+	alarmSet  bool // set or deleted
+	events    []event
+	writes    map[string]entryWrite
+	destroyed bool
+	failed    error // of what has no error to return
+}
+
+func (t *turn) ID() string { return t.object.id }
+
+func (t *turn) Alarm() (time.Time, bool) { return t.alarm, !t.alarm.IsZero() }
+
+func (t *turn) SetAlarm(at time.Time) {
+	if at.Year() < 1970 || at.Year() > 9999 {
+		t.failed = rpc.InvalidArgument.Errorf("an alarm at %v: want a time from 1970 to 9999", at)
+		return
+	}
+	t.alarm, t.alarmSet = at.Truncate(time.Millisecond), true
+}
+
+func (t *turn) DeleteAlarm() { t.alarm, t.alarmSet = time.Time{}, true }
+
+func (t *turn) Destroy() { t.destroyed = true }
+
+// effects reports whether the turn has something to store beside the state.
+func (t *turn) effects() bool {
+	return t.alarmSet || t.destroyed || len(t.events) > 0 || len(t.writes) > 0
+}
+
+// turn runs one turn and returns when what it did is stored. Result points to
+// the handler's result, which is set when the call had its effect before.
+func (c *class) turn(ctx context.Context, call server.ObjectCall, result any, fn func(*turn, any) error) error {
+	o := objectOf(call)
+	if err := o.usable(); err != nil {
+		return err
+	}
+	req := call.Request()
+	if repeated(req) {
+		if done, err := o.recall(ctx, call, result); done || err != nil {
+			return err
+		}
+	}
+	if err := o.waitForRoom(ctx); err != nil {
+		return err
+	}
+	t := &turn{Context: ctx, object: o, alarm: o.alarm}
+	if err := o.run(t, call, fn); err != nil {
+		return err
+	}
+	g, leads, err := o.settle(t, req.ID, result)
+	if err != nil {
+		return err
+	}
+	call.EndTurn()
+	return o.await(g, leads)
+}
+
+// repeated reports whether the call may have been here before.
+func repeated(req *bus.Request) bool {
+	return req.ID != "" && (!req.Once || req.Attempt > 1 || req.Age > 0)
+}
+
+// waitForRoom waits while the next commit can take no more turns.
+func (o *object) waitForRoom(ctx context.Context) error {
+	for {
+		o.mu.Lock()
+		var before *commit
+		if o.open != nil && o.open.full() {
+			before = o.open
+		}
+		o.mu.Unlock()
+		if before == nil {
+			return nil
+		}
+		select {
+		case <-before.sealed:
+			if before.last {
+				<-before.done
+				return o.moved()
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// moved is usable without the pitfall of a nil *rpc.Error.
+func (o *object) moved() error {
+	if err := o.usable(); err != nil {
+		return err
+	}
+	return nil
+}
+
+// run runs the handler. Unless it returns nil, nothing of it stays.
+func (o *object) run(t *turn, call server.ObjectCall, fn func(*turn, any) error) (err error) {
+	kept := false
+	o.startWatch(call)
+	defer func() { // also when the handler panics or ends its goroutine
+		if over := o.stopWatch(); over || !kept {
+			if over && err == nil {
+				err = rpc.DeadlineExceeded.Errorf("%s: the turn took longer than %v; nothing was changed", o.class.name, o.class.cfg.TurnTimeout)
+			}
+			o.rollback(t)
+		}
+	}()
+	if err := fn(t, o.live); err != nil {
+		return err
+	}
+	if t.failed != nil {
+		return t.failed
+	}
+	kept = true
+	return nil
+}
+
+// rollback makes the state what it was before the turn.
+func (o *object) rollback(t *turn) {
+	live, err := o.class.kind.decode(o.good)
+	if err != nil { // it could be read before
+		o.class.log.Error().Err(err).Str("object", o.id).Msg("the state can't be read back; it is read from the bus again")
+		o.discard(false)
+		return
+	}
+	o.live = live
+	if o.class.init == nil {
+		return
+	}
+	again := &turn{Context: t.Context, object: o, alarm: o.alarm}
+	if err := o.initialise(again); err != nil || again.effects() {
+		o.discard(false) // an activation does it properly
+	}
+}
+
+// initialise runs the OnInit function, whose panic is an error.
+func (o *object) initialise(t *turn) (err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			o.class.log.Error().Str("object", o.id).Interface("panic", cause).Msg("OnInit panicked")
+			err = rpc.Internal.Errorf("internal error in OnInit of %s/%.80s; the service's log tells more", o.class.name, o.id)
+		}
+	}()
+	if err := o.class.init(t, o.live); err != nil {
+		return err
+	}
+	return t.failed
+}
+
+// room is what a message needs beside the state, for headers.
+const room = 20 << 10
+
+// settle adds what a turn did to the next commit. The commit is nil when there
+// is nothing to wait for; leads says that the caller is to see it through.
+func (o *object) settle(t *turn, id string, result any) (g *commit, leads bool, err error) {
+	state, err := json.Marshal(o.live)
+	if err != nil {
+		o.rollback(t)
+		return nil, false, rpc.Internal.Errorf("the state of %s/%.80s can't be written as JSON: %w", o.class.name, o.id, err)
+	}
+	if size, limit := int64(len(state)), o.class.bus.MaxPayload()-room; size > limit {
+		o.rollback(t)
+		return nil, false, rpc.ResourceExhausted.Errorf("the state of %s/%.80s would have %d bytes, at most %d fit into a message (max_payload less %d); nothing was changed",
+			o.class.name, o.id, size, limit, room)
+	}
+	changed := !bytes.Equal(state, o.good)
+	if !changed && !t.effects() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		if o.open != nil {
+			return o.open, false, nil // the result may depend on what is not stored yet
+		}
+		return o.inflight, false, nil
+	}
+	var recorded json.RawMessage
+	if result != nil {
+		recorded, err = json.Marshal(result)
+		if err != nil {
+			o.rollback(t)
+			return nil, false, rpc.Internal.Errorf("the result of %s/%.80s can't be written as JSON: %w", o.class.name, o.id, err)
+		}
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	g = o.open
+	if g == nil {
+		g, leads = newOpen(o.inflight), true
+		o.open = g
+	}
+	g.state = state
+	if o.class.kind.copy != nil {
+		g.copy = o.class.kind.copy(o.live)
+	}
+	o.good, o.alarm = state, t.alarm
+	g.add(t)
+	if id != "" {
+		kept := g.record(id, recorded)
+		o.known.add(knownCall{id: id, result: kept, at: lease.Now(), commit: g})
+	}
+	return g, leads, nil
+}
+
+// recall finds out whether a call has had its effect before. Done says that it
+// has: the result is set, or the error says why there is none.
+func (o *object) recall(ctx context.Context, call server.ObjectCall, result any) (done bool, err error) {
+	req := call.Request()
+	if done, err := o.replay(req.ID, result); done {
+		return true, err
+	}
+	if req.Age == 0 && req.Attempt == 1 {
+		return false, nil // not a retry, as far as anybody can tell
+	}
+	first := o.firstAttempt(req)
+	if first < o.known.since && !o.known.history {
+		if err := o.readHistory(ctx); err != nil {
+			return false, err
+		}
+		if done, err := o.replay(req.ID, result); done {
+			return true, err
+		}
+	}
+	if first < o.known.since {
+		return false, rpc.Aborted.Errorf("%s.%s of the object %.80s: the first attempt was made %v ago and may have had its effect; what it returned is not kept any more, so it is not run again",
+			o.class.name, req.Method, o.id, first.Since().Round(time.Millisecond))
+	}
+	return false, nil
+}
+
+// replay answers a call from what is known of it.
+func (o *object) replay(id string, result any) (done bool, err error) {
+	known, ok := o.known.find(id)
+	if !ok {
+		return false, nil
+	}
+	if known.commit != nil {
+		if err := o.await(known.commit, false); err != nil {
+			return true, err
+		}
+	}
+	if known.result == nil {
+		return true, rpc.Aborted.Errorf("%s/%.80s: the call has had its effect before; its result was too large to be kept", o.class.name, o.id)
+	}
+	if err := json.Unmarshal(known.result, result); err != nil {
+		return true, rpc.Aborted.Errorf("%s/%.80s: the call has had its effect before; its recorded result can't be read: %w", o.class.name, o.id, err)
+	}
+	return true, nil
+}
+
+// firstAttempt is when the first attempt of a call was made, at the latest. The
+// age is by the caller's own clock, so what the retry took to get here is to be
+// added: what the two wall clocks say of it, if that is more than nothing.
+func (o *object) firstAttempt(req *bus.Request) lease.Instant {
+	const doubt = 10 * time.Millisecond
+	age := req.Age + doubt
+	if !req.Sent.IsZero() {
+		age += max(time.Since(req.Sent), 0)
+	}
+	return lease.Now() - lease.Instant(age)
+}
+
+// view runs a handler that only reads, on what the last commit left.
+func (c *class) view(ctx context.Context, call server.ObjectCall, fn func(*view, any) error) error {
+	o := objectOf(call)
+	if call.Place().Queue() != nil { // it waited for the activation
+		call.EndTurn()
+	}
+	for try := 0; ; try++ {
+		if err := o.usable(); err != nil {
+			return err
+		}
+		snap := o.view.Load()
+		state, err := o.stateOf(snap)
+		if err != nil {
+			return err
+		}
+		v := &view{Context: ctx, object: o, snap: snap}
+		err = fn(v, state)
+		if v.stale && try < maxViewTries {
+			if err := v.wait(ctx, try); err != nil {
+				return err
+			}
+			continue
+		}
+		if v.stale {
+			return rpc.Aborted.Errorf("%s/%.80s: the object is written all the time, so a view of its storage finds no moment; read what belongs together from the state, or in a turn",
+				c.name, o.id)
+		}
+		if err != nil {
+			return err
+		}
+		return o.moved() // the lease must hold when the answer leaves
+	}
+}
+
+// stateOf returns a copy of the state that shares nothing with any other.
+func (o *object) stateOf(snap *snapshot) (any, error) {
+	switch {
+	case snap.copy != nil:
+		return snap.copy, nil // the handler gets it by value
+	case snap.state == nil:
+		return o.class.kind.fresh(), nil
+	}
+	state, err := o.class.kind.decode(snap.state)
+	if err != nil {
+		return nil, rpc.DataLoss.Errorf("the state of %s/%.80s can't be read: %w", o.class.name, o.id, err)
+	}
+	return state, nil
+}

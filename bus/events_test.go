@@ -76,11 +76,28 @@ func (c *cart) source(t *testing.T) {
 	}
 }
 
-// newBus returns a bus to a server on which EVENTS has sources. Their consumers
-// stay, as the sources do.
+// newBus returns a bus to a server of its own, for a test of sources.
 func newBus(t *testing.T) *bus.Bus {
 	t.Helper()
-	return bustest.New(t)
+	b := bustest.New(t)
+	settle(t, b)
+	return b
+}
+
+// settle has the test end when the sources of EVENTS work. A server that is shut
+// down before goes on for half a minute to wait for the origin's answer.
+func settle(t *testing.T, b *bus.Bus) {
+	t.Helper()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		until(t, "the sources work", func() bool {
+			stream, err := b.JetStream().Stream(ctx, bus.EventsStream)
+			return err != nil || !slices.ContainsFunc(stream.CachedInfo().Sources, func(s *jetstream.StreamSourceInfo) bool {
+				return s.Active < 0 && s.Error == nil
+			})
+		})
+	})
 }
 
 // events reads the first n events of EVENTS, waiting for them.
@@ -228,6 +245,7 @@ func TestSourceEventsAfterRestart(t *testing.T) {
 	t.Parallel()
 	s := bustest.Server(t)
 	b := bustest.Connect(t, s)
+	settle(t, b)
 	c := newCart(t, b, "cart")
 	c.emit(t, "Order.placed")
 	c.source(t)
@@ -330,6 +348,7 @@ func TestSourceEventsConcurrently(t *testing.T) {
 				carts[i] = newCart(t, bustest.Connect(t, s), "c"+strconv.Itoa(i))
 				carts[i].emit(t, "Before.c"+strconv.Itoa(i))
 			}
+			settle(t, carts[0].bus)
 			var wg sync.WaitGroup
 			for _, c := range append(carts, carts...) {
 				wg.Go(func() {
@@ -433,6 +452,7 @@ func TestSourceEventsUndone(t *testing.T) {
 	h := &holder{server: s, write: "STREAM.UPDATE.EVENTS", held: make(chan struct{}), release: make(chan struct{})}
 	slow := newCart(t, bustest.Connect(t, s, bustest.WithConfig(func(c *bus.Config) { c.URLs, c.InProcess = nil, h })), "slow")
 	quick := newCart(t, bustest.Connect(t, s), "quick")
+	settle(t, quick.bus)
 	if _, err := slow.bus.EnsureEvents(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -490,6 +510,15 @@ func TestSourceEventsLeavesOthersAlone(t *testing.T) {
 	b := newBus(t)
 	c := newCart(t, b, "cart")
 	c.source(t)
+	// The origin of the foreign source refuses, or the server would wait for it.
+	refuse, err := b.Conn().Subscribe("$JS.far.API.>", func(msg *nats.Msg) {
+		_ = msg.Respond([]byte(`{"error":{"code":404,"err_code":10059,"description":"stream not found"}}`))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = refuse.Unsubscribe() })
+	settle(t, b)
 	start := time.Now().Add(-time.Hour).UTC().Round(0)
 	foreign := &jetstream.StreamSource{Name: c.stream, FilterSubject: "$.x.y", External: &jetstream.ExternalStream{APIPrefix: "$JS.far.API"}}
 	edit(t, b, "EVENTS", func(cfg *jetstream.StreamConfig) {
@@ -535,6 +564,7 @@ func TestSourceEventsInCluster(t *testing.T) {
 		b := bustest.Connect(t, members[i%3], bustest.WithConfig(func(c *bus.Config) { c.Replicas = 3 }))
 		carts[i] = newCart(t, b, "c"+strconv.Itoa(i))
 	}
+	settle(t, carts[0].bus)
 	var wg sync.WaitGroup
 	for i, c := range carts {
 		wg.Go(func() {

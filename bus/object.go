@@ -17,6 +17,17 @@ const ObjectPrefix = "$RPC.object."
 // what a member owns.
 const Slots = 256
 
+// Methods that the objects of every class have: the system's own.
+const (
+	// MethodDestroy deletes the object.
+	MethodDestroy = "$destroy"
+	// MethodAlarm runs the object's alarm, if it is due.
+	MethodAlarm = "$alarm"
+)
+
+// SystemMethod reports whether name is one of the system's own methods.
+func SystemMethod(name string) bool { return name == MethodDestroy || name == MethodAlarm }
+
 // maxChain bounds how many object turns a call may be made from.
 const maxChain = 64
 
@@ -115,8 +126,9 @@ func Unescape(token string) (string, error) {
 	return b.String(), nil
 }
 
-// readObjectSubject reads what comes after "$RPC.object.<class>." in a subject.
+// readObjectSubject reads what comes after ObjectPrefix in a subject.
 func (req *Request) readObjectSubject(rest string) error {
+	_, rest, _ = strings.Cut(rest, ".") // the class, which may have two names
 	slot, rest, ok := strings.Cut(rest, ".")
 	token, method, ok2 := strings.Cut(rest, ".")
 	if !ok || !ok2 {

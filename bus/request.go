@@ -78,7 +78,7 @@ func ParseRequest(msg *nats.Msg, service string, prefixes []string) (Request, er
 		err = req.readHeader(msg.Header)
 	}
 	if object && err == nil {
-		err = req.readObjectSubject(msg.Subject[min(len(ObjectPrefix)+len(service)+1, len(msg.Subject)):])
+		err = req.readObjectSubject(msg.Subject[len(ObjectPrefix):])
 	}
 	return req, err
 }

@@ -19,9 +19,9 @@ const (
 	// streamTimeout bounds what manages streams when its context has no end.
 	streamTimeout = 10 * time.Second
 
-	// streamPatience bounds one request of it: a cluster without a leader does
-	// not answer, and the next request may find one.
-	streamPatience = 2 * time.Second
+	// streamPatience bounds the first request of it, and grows with each: a
+	// cluster does not answer while it elects a leader.
+	streamPatience = time.Second
 
 	// streamRounds is how often one begins anew because others change the same
 	// stream.
@@ -298,7 +298,12 @@ func (b *Bus) amendStream(
 				return stream, err
 			}
 			changed = true
-			return js.UpdateStream(ctx, cfg)
+			stream, err = js.UpdateStream(ctx, cfg)
+			if errors.Is(err, jetstream.ErrStreamSourceNotSupported) || errors.Is(err, jetstream.ErrStreamSubjectTransformNotSupported) {
+				// So nats.go says when the answer has the sources of a later update.
+				return nil, nil
+			}
+			return stream, err
 		})
 		if err != nil || !again {
 			return stream, changed, err
@@ -308,8 +313,8 @@ func (b *Bus) amendStream(
 		"see who does, and start this program again", name, streamRounds)
 }
 
-// ask makes requests of the JetStream API about a stream, each within patience,
-// until one is answered for good or ctx ends.
+// ask makes requests of the JetStream API about a stream, the n-th within n times
+// patience, until one is answered for good or ctx ends.
 func ask[T any](
 	ctx context.Context, b *Bus, stream string, patience time.Duration, request func(context.Context) (T, error),
 ) (T, error) {
@@ -327,7 +332,7 @@ func ask[T any](
 		if err := b.WaitConnected(ctx); err != nil {
 			return none, err
 		}
-		attempt, done := context.WithTimeout(ctx, patience)
+		attempt, done := context.WithTimeout(ctx, time.Duration(try)*patience)
 		got, err := request(attempt)
 		done()
 		switch {

@@ -144,7 +144,7 @@ func checkCall(call *rpc.Call) error {
 	if err := rpc.ValidateService(call.Service); err != nil {
 		return rpc.InvalidArgument.Errorf("%w", err)
 	}
-	if err := rpc.ValidateMethod(call.Method); err != nil {
+	if err := rpc.ValidateMethod(call.Method); err != nil && (call.Object == "" || !bus.SystemMethod(call.Method)) {
 		return rpc.InvalidArgument.Errorf("%w", err)
 	}
 	if call.Object != "" {

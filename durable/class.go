@@ -81,6 +81,19 @@ func OnInit[S any](c *Class[S], fn func(*S, Context) error) {
 	c.init = func(t *turn, state any) error { return fn(state.(*S), t) }
 }
 
+// OnAlarm has fn run when the alarm of an object is due. It is a turn; the alarm
+// is not set any more while it runs, so that it can set the next one. When it
+// fails the alarm is set again and fn runs once more, after 2 seconds, then
+// after twice as long each time, 6 times at most; then the alarm is kept as a
+// dead letter: see Catalogue.State.
+//
+// An alarm fires at least once. What fn changes of the object happens exactly
+// once, as with any turn.
+func OnAlarm[S any](c *Class[S], fn func(*S, Context, Alarm) error) {
+	c.mustHaveHandler(&rpc.Spec{Service: c.name, Method: "$alarm"}, fn == nil)
+	c.alarm = func(t *turn, state any, a Alarm) error { return fn(state.(*S), t, a) }
+}
+
 // Migrate makes states that were stored with the schema version from fit for
 // version from+1: fn gets the stored JSON and returns the new. A class with the
 // Schema n needs one for each version before n that objects may have. What it

@@ -109,6 +109,7 @@ func (s *Service) newDiscovery() (*discovery, error) {
 	s.lifecycle.RLock()
 	d.started = s.started.UTC()
 	methods := slices.Sorted(maps.Keys(s.endpoints))
+	methods = slices.DeleteFunc(methods, bus.SystemMethod)
 	for _, name := range methods {
 		d.endpoints = append(d.endpoints, s.endpoints[name])
 	}

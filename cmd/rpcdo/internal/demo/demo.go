@@ -7,5 +7,5 @@ import (
 
 // Services returns the demo services, by name, not yet running.
 func Services(b *bus.Bus) []*server.Service {
-	return []*server.Service{Greeter(b), Math(b)}
+	return []*server.Service{Greeter(b), Math(b), Objects(b)}
 }

@@ -189,7 +189,7 @@ func (o *object) begin(ctx context.Context, rec record) error {
 		return rpc.Internal.Errorf("the state of %s/%.80s can't be written as JSON: %w", c.name, o.id, err)
 	}
 	o.good, o.alarm = good, rec.alarm
-	o.rev, o.end, o.count, o.schema = rec.rev, rec.rev, rec.count, rec.schema
+	o.rev, o.end, o.count = rec.rev, rec.rev, rec.count
 	o.storage = rec.storage && rec.exists
 	for _, call := range rec.calls {
 		o.known.add(knownCall{id: call.ID, result: call.Result, at: o.known.since})

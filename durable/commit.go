@@ -141,7 +141,6 @@ func (o *object) lead(g *commit) {
 	if g.err == nil {
 		o.rev, o.end, o.storage = first, end, storage
 		o.count++
-		o.schema = o.class.cfg.Schema
 		o.view.Store(&snapshot{state: g.state, copy: g.copy, alarm: g.alarm, rev: first, end: end, storage: storage})
 	}
 	o.inflight = nil

@@ -43,7 +43,6 @@ type object struct {
 	end      uint64     // the last sequence of the commit that wrote it
 	count    uint64     // of commits
 	storage  bool
-	schema   int
 	open     *commit // takes in turns
 	inflight *commit
 	running  turnWatch

@@ -63,15 +63,29 @@ func (c *class) turn(ctx context.Context, call server.ObjectCall, result any, fn
 		return err
 	}
 	t := &turn{Context: ctx, object: o, alarm: o.alarm}
-	if err := o.run(t, call, fn); err != nil {
-		return err
+	g, leads := (*commit)(nil), false
+	err := o.run(t, call, fn)
+	if err == nil {
+		g, leads, err = o.settle(t, req.ID, result)
 	}
-	g, leads, err := o.settle(t, req.ID, result)
 	if err != nil {
-		return err
+		g = o.pending()
 	}
 	call.EndTurn()
-	return o.await(g, leads)
+	if failed := o.await(g, leads); failed != nil {
+		return failed // an error, too, may be due to what was not stored
+	}
+	return err
+}
+
+// pending returns the last commit that has not ended, nil when all is stored.
+func (o *object) pending() *commit {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.open != nil {
+		return o.open
+	}
+	return o.inflight
 }
 
 // repeated reports whether the call may have been here before.
@@ -86,6 +100,8 @@ func (o *object) waitForRoom(ctx context.Context) error {
 		var before *commit
 		if o.open != nil && o.open.full() {
 			before = o.open
+		} else if o.inflight != nil && o.inflight.last {
+			before = o.inflight
 		}
 		o.mu.Unlock()
 		if before == nil {
@@ -183,12 +199,7 @@ func (o *object) settle(t *turn, id string, result any) (g *commit, leads bool, 
 	}
 	changed := !bytes.Equal(state, o.good)
 	if !changed && !t.effects() {
-		o.mu.Lock()
-		defer o.mu.Unlock()
-		if o.open != nil {
-			return o.open, false, nil // the result may depend on what is not stored yet
-		}
-		return o.inflight, false, nil
+		return o.pending(), false, nil // the result may depend on what is not stored yet
 	}
 	var recorded json.RawMessage
 	if result != nil {

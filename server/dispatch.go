@@ -128,7 +128,11 @@ func (s *Service) runOne(j *job) {
 // refuse answers a request that can't become a call.
 func (s *Service) refuse(req *bus.Request, err error) {
 	e := invalid(err).(*rpc.Error)
-	s.log.Warn().Str("method", bus.Bounded(req.Method)).Str("id", req.ID).Str("from", req.Caller).
+	level := zerolog.WarnLevel
+	if e.Code == rpc.Unavailable && e.Retryable {
+		level = zerolog.DebugLevel // an object that changes hands: the caller asks again
+	}
+	s.log.WithLevel(level).Str("method", bus.Bounded(req.Method)).Str("id", req.ID).Str("from", req.Caller).
 		Str("code", e.Code.String()).Str("error", e.Message).Msg("request refused")
 	s.answer(req.Reply, e)
 }

@@ -226,7 +226,11 @@ func (j *job) fail(err *rpc.Error) {
 	if !j.claim(err) {
 		return
 	}
-	event := j.log(zerolog.WarnLevel).Str("code", err.Code.String()).Str("error", err.Message)
+	level := zerolog.WarnLevel
+	if j.place != nil && err.Code == rpc.Unavailable && err.Retryable {
+		level = zerolog.DebugLevel // it changes hands: the caller asks again
+	}
+	event := j.log(level).Str("code", err.Code.String()).Str("error", err.Message)
 	for cause := err.Unwrap(); cause != nil; cause = errors.Unwrap(cause) {
 		if text := cause.Error(); text != "" {
 			event = event.Str("cause", bus.Bounded(text))

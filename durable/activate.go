@@ -57,7 +57,7 @@ func (o *object) load(ctx context.Context) error {
 		return err
 	}
 	for {
-		if !c.member.Valid() && !c.cfg.unfenced {
+		if !c.holds() {
 			return c.moving(o.id)
 		}
 		rec := readRecord(last)

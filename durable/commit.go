@@ -109,7 +109,7 @@ func (o *object) await(g *commit, leads bool) error {
 	if g.err != nil {
 		return g.err
 	}
-	if !o.class.member.Valid() && !o.class.cfg.unfenced {
+	if !o.class.holds() {
 		return o.class.unsure(o.id)
 	}
 	return nil
@@ -192,7 +192,7 @@ func (o *object) write(id string, msgs []journal.Message) (uint64, error) {
 	patience := max(c.member.LeaseLeft(), 0) + commitPatience
 	begun := time.Now()
 	for pause := commitRetry; ; pause = min(2*pause, maxCommitRetry) {
-		if !c.member.Valid() && !c.cfg.unfenced {
+		if !c.holds() {
 			if sent {
 				return 0, c.unsure(o.id)
 			}

@@ -94,5 +94,6 @@ func (c Config) withDefaults() Config {
 	if c.ClockMargin <= 0 {
 		c.ClockMargin = c.Lease / 10
 	}
+	c.unfenced = c.unfenced || fenceOff
 	return c
 }

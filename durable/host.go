@@ -180,7 +180,7 @@ func (c *class) Place(req *bus.Request, turn bool) (server.Place, error) {
 	s := &c.slots[bus.Slot(id)]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.serving || !c.member.Valid() {
+	if !s.serving || !c.holds() {
 		return nil, &server.ErrElsewhere{Err: c.moving(id)}
 	}
 	o := s.objects[id]
@@ -205,6 +205,9 @@ func (c *class) Place(req *bus.Request, turn bool) (server.Place, error) {
 	}
 	return (*reader)(o), nil
 }
+
+// holds reports whether this member may act as the owner of its slots now.
+func (c *class) holds() bool { return c.cfg.unfenced || c.member.Valid() }
 
 // cycle reports a call that would wait for itself.
 func (c *class) cycle(req *bus.Request) error {

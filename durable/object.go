@@ -116,7 +116,7 @@ func objectOf(call server.ObjectCall) *object {
 
 // usable reports why no call of the object may go on.
 func (o *object) usable() *rpc.Error {
-	if o.gone.Load() || !o.class.member.Valid() && !o.class.cfg.unfenced {
+	if o.gone.Load() || !o.class.holds() {
 		if o.failed != nil && !o.active.Load() {
 			return o.failed
 		}

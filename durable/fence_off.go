@@ -1,0 +1,5 @@
+//go:build rpcdo_unfenced
+
+package durable
+
+const fenceOff = true

@@ -24,6 +24,7 @@ import (
 	"rpc.do"
 	"rpc.do/bus"
 	"rpc.do/client"
+	"rpc.do/durable"
 	"rpc.do/e2e/internal/work"
 	"rpc.do/server"
 )
@@ -43,6 +44,7 @@ func run(ctx context.Context) (err error) {
 	id := flag.String("id", "worker", "what the instance calls itself")
 	concurrency := flag.Int("concurrency", 0, "calls that run at once")
 	queue := flag.Int("queue", 0, "calls that wait")
+	lease := flag.Duration("objects", 0, "serve the class register too, with this lease")
 	flag.Parse()
 
 	log := zerolog.New(os.Stderr).Level(zerolog.WarnLevel).With().Timestamp().Logger()
@@ -65,6 +67,9 @@ func run(ctx context.Context) (err error) {
 	server.Handle(svc, work.Hop, w.hop)
 	server.Handle(svc, work.Panic, func(context.Context, rpc.None) (rpc.None, error) { panic("on order") })
 	server.Handle(svc, work.Large, func(_ context.Context, size int) (string, error) { return strings.Repeat("x", size), nil })
+	if *lease > 0 {
+		serveRegisters(svc, durable.Config{Lease: *lease})
+	}
 
 	served := make(chan error, 1)
 	go func() { served <- svc.Run(ctx) }()

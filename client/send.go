@@ -207,6 +207,12 @@ func (t *transmission) run(ctx context.Context) error {
 // attempt sends the call once more. It returns when to try again if no answer
 // decides the call until then; zero for never.
 func (t *transmission) attempt(now time.Time) time.Time {
+	if t.waiting == maxOutstanding {
+		if len(t.waiter.answers) > 0 {
+			return now // there is one to look at first
+		}
+		t.forgetOldest()
+	}
 	t.tries++
 	number := t.client.pending.add(t.waiter)
 	left := t.deadline.Sub(now)
@@ -242,7 +248,7 @@ func (t *transmission) attempt(now time.Time) time.Time {
 	t.paid = false
 	t.outstanding[t.waiting] = sentAttempt{number, msg.Reply}
 	t.waiting++
-	if !t.repeatable() || t.counted >= t.client.config.MaxAttempts || t.waiting == maxOutstanding {
+	if !t.repeatable() || t.counted >= t.client.config.MaxAttempts || t.waiting == maxOutstanding && t.call.Object == "" {
 		return time.Time{}
 	}
 	// Whoever has the call may have died, and sending it twice does no harm.
@@ -254,6 +260,21 @@ func (t *transmission) attempt(now time.Time) time.Time {
 	default:
 		return now.Add(after)
 	}
+}
+
+// forgetOldest stops waiting for the answer to the attempt that has waited
+// longest: after so many others there is none to come.
+func (t *transmission) forgetOldest() {
+	oldest := 0
+	for i := range t.waiting {
+		if t.outstanding[i].number < t.outstanding[oldest].number {
+			oldest = i
+		}
+	}
+	t.client.pending.remove(t.outstanding[oldest].number)
+	t.waiting--
+	t.outstanding[oldest] = t.outstanding[t.waiting]
+	t.unsure = true
 }
 
 func (t *transmission) retryHeader(now time.Time) nats.Header {

@@ -61,6 +61,16 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
+// buildWorker builds the worker with a build tag.
+func buildWorker(t testing.TB, tag string) string {
+	t.Helper()
+	target := filepath.Join(t.TempDir(), "worker-"+tag)
+	if out, err := exec.Command("go", "build", "-tags", tag, "-o", target, "rpc.do/e2e/internal/worker").CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	return target
+}
+
 func build(dir string) error {
 	for target, pkg := range map[*string]string{
 		&programs.rpcdo:  "rpc.do/cmd/rpcdo",

@@ -301,3 +301,85 @@ func TestLinearizable(t *testing.T) {
 		t.Error("nothing was changed")
 	}
 }
+
+// TestUnfenced takes away what keeps a paused owner from doing harm, and wants
+// the checker to see it.
+func TestUnfenced(t *testing.T) {
+	program := buildWorker(t, "rpcdo_unfenced")
+	s := seed(t)
+	for try := range uint64(5) {
+		plan := linear.Schedule(s+try, 12*time.Second, linear.Faults{
+			Lease: objectLease, Every: 2 * time.Second, Kinds: []linear.FaultKind{linear.PauseMember, linear.PartitionMember},
+		})
+		c := newCluster(t, program, s+try, 3)
+		tr := startTraffic(t, c.bus.url, s+try)
+		if err := plan.Run(t.Context(), c.fault); err != nil {
+			t.Fatal(err)
+		}
+		ops := tr.end(t, c.bus.url)
+		t.Log(outcomes(ops))
+		report, err := linear.Check(ops, linear.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if report.Verdict == linear.Violation {
+			t.Logf("seen, as it should be: %.600v", report)
+			return
+		}
+	}
+	t.Error("without the fence the checker saw nothing wrong in 5 runs: it would not see a defect either")
+}
+
+// TestLostReplies drops answers at random between the caller and the bus. Each
+// call has one effect all the same, and the retry gets the first result.
+func TestLostReplies(t *testing.T) {
+	s := seed(t)
+	c := newCluster(t, programs.worker, s, 2)
+	proxy, err := faultproxy.Start(faultproxy.Config{Target: strings.TrimPrefix(c.bus.url, "nats://"), Seed: s})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = proxy.Close() })
+	dropping, err := proxy.Add(faultproxy.Rule{From: faultproxy.Server, Subject: "_INBOX.", Action: faultproxy.Drop, Chance: 0.2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const callers, each = 8, 60
+	caller := newClient(t, proxy.URL(), client.Config{RetryBudget: 1 << 20, MaxAttempts: 50, ResendAfter: 50 * time.Millisecond})
+	var mu sync.Mutex
+	results := map[int64]string{}
+	var wg sync.WaitGroup
+	for n := range callers {
+		wg.Go(func() {
+			for i := range each {
+				id := fmt.Sprintf("%d-%d", n, i)
+				got, err := work.Add.Call(t.Context(), caller, "one", work.Change{ID: id, By: 1, Event: i%2 == 0}, rpc.WithTimeout(20*time.Second))
+				if err != nil {
+					t.Errorf("call %s: %v", id, err)
+					return
+				}
+				mu.Lock()
+				if other, twice := results[got.Value]; twice || got.Trace[len(got.Trace)-1] != id {
+					t.Errorf("call %s: got the result %d, trace %v; as %q", id, got.Value, got.Trace, other)
+				}
+				results[got.Value] = id
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	if hits := dropping.Hits(); hits < callers*each/10 {
+		t.Errorf("only %d answers were dropped", hits)
+	} else {
+		t.Logf("%d calls, %d answers dropped", callers*each, hits)
+	}
+	got, err := work.Read.Call(t.Context(), newClient(t, c.bus.url, client.Config{}), "one", rpc.None{})
+	if err != nil || got.Value != callers*each {
+		t.Errorf("the register has %d, %v, want %d", got.Value, err, callers*each)
+	}
+	events := addedEvents(t, c.bus.url, callers*each/2)
+	slices.Sort(events)
+	if distinct := slices.Compact(slices.Clone(events)); len(distinct) != len(events) || len(events) != callers*each/2 {
+		t.Errorf("%d events, %d distinct, want %d", len(events), len(distinct), callers*each/2)
+	}
+}

@@ -1,0 +1,9 @@
+package faultproxy
+
+import (
+	"testing"
+
+	"rpc.do/bus/bustest"
+)
+
+func TestMain(m *testing.M) { bustest.Main(m) }

@@ -142,8 +142,8 @@ func (req *Request) readObjectSubject(rest string) error {
 	if err := rpc.ValidateObjectID(id); err != nil {
 		return rpc.InvalidArgument.Errorf("subject: %w", err)
 	}
-	if want := SlotToken(Slot(id)); slot != want {
-		return rpc.InvalidArgument.Errorf("subject: the object %.80q is in slot %s, not in %.8q", id, want, slot)
+	if n := Slot(id); len(slot) != 2 || slot[0] != hexDigits[n>>4] || slot[1] != hexDigits[n&15] {
+		return rpc.InvalidArgument.Errorf("subject: the object %.80q is in slot %s, not in %.8q", id, SlotToken(n), slot)
 	}
 	req.Object = id
 	return nil

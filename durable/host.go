@@ -211,6 +211,9 @@ func (c *class) holds() bool { return c.cfg.unfenced || c.member.Valid() }
 
 // cycle reports a call that would wait for itself.
 func (c *class) cycle(req *bus.Request) error {
+	if len(req.Chain) == 0 {
+		return nil
+	}
 	link := bus.Link(c.name, req.Object)
 	for i, l := range req.Chain {
 		if l != link {

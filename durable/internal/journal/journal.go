@@ -7,6 +7,7 @@
 package journal
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -225,6 +226,9 @@ func readAck(msg *nats.Msg, n int) (uint64, error) {
 	if bus.NoResponders(msg) {
 		return 0, &Rejected{Code: 503, Description: "JetStream does not answer: the stream has no leader now, or is gone", Passing: true}
 	}
+	if seq, ok := plainAck(msg.Data); ok && seq >= uint64(n) {
+		return seq - uint64(n) + 1, nil
+	}
 	var a ack
 	if err := json.Unmarshal(msg.Data, &a); err != nil {
 		return 0, ErrNoAnswer
@@ -241,6 +245,26 @@ func readAck(msg *nats.Msg, n int) (uint64, error) {
 		Code: a.Error.ErrCode, Description: a.Error.Description,
 		Passing: a.Error.Code >= 500 || a.Error.Code == 429 || a.Error.ErrCode == codeBatchIncomplete,
 	}
+}
+
+// plainAck reads the common answer, {"stream":"<name>","seq":<n>}, without more
+// ado. It reports false for any other.
+func plainAck(data []byte) (seq uint64, ok bool) {
+	rest, ok := bytes.CutPrefix(data, []byte(`{"stream":"`))
+	if !ok {
+		return 0, false
+	}
+	_, rest, ok = bytes.Cut(rest, []byte(`","seq":`))
+	if !ok || len(rest) < 2 || len(rest) > 20 || rest[len(rest)-1] != '}' {
+		return 0, false
+	}
+	for _, c := range rest[:len(rest)-1] {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		seq = seq*10 + uint64(c-'0')
+	}
+	return seq, true
 }
 
 // lastIn reads the number in "wrong last sequence: 42".

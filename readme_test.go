@@ -142,6 +142,7 @@ var (
 func importsOf(file *ast.File) []string {
 	packages := map[string]string{
 		"rpc": "rpc.do", "bus": "rpc.do/bus", "server": "rpc.do/server", "client": "rpc.do/client",
+		"durable": "rpc.do/durable", "durabletest": "rpc.do/durable/durabletest", "json": "encoding/json",
 		"orders": "example.com/shop/orders", "nats": "github.com/nats-io/nats.go", "zerolog": "github.com/rs/zerolog",
 		"errgroup": "golang.org/x/sync/errgroup", "tls": "crypto/tls", "x509": "crypto/x509",
 	}

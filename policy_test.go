@@ -30,6 +30,11 @@ var mayPanic = map[string]string{
 	".Error.WithDetail":  "a detail that JSON can't hold is a defect of the caller, on the way to reporting another error",
 	"bus.cborDecoder":    "initialises a constant: the options do not change",
 
+	"durable.newClass":              "builds a class: its name and config are the program's own",
+	"durable.Migrate":               "registers a migration: its version is a constant",
+	"durable.class.mustHaveHandler": "registers a method: its handler can't be nil",
+	"examples/rate-limiter.Serve":   "registers: a limit of the program's own",
+
 	"server.New":                  "builds a service: its name and config are the program's own",
 	"server.Concurrency":          "registers: a constant argument",
 	"server.Queue":                "registers: a constant argument",

@@ -6,7 +6,7 @@
 //
 //	p, err := faultproxy.Start(faultproxy.Config{Target: server.Address(), Seed: seed})
 //	// … clients connect to p.URL()
-//	replies := p.Add(faultproxy.Rule{
+//	replies, err := p.Add(faultproxy.Rule{
 //		From: faultproxy.Server, Subject: "_INBOX.", Action: faultproxy.Drop, Chance: 0.1,
 //	})
 //	// … the clients work

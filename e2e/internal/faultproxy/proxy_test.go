@@ -514,9 +514,19 @@ func TestProxyHolds(t *testing.T) {
 	}
 	until(t, "the server sees that client go", func() bool { return s.NATS().NumClients() == 2 })
 
+	raw, err := net.Dial("tcp", p.Address())
+	if err == nil {
+		_, err = io.WriteString(raw, "CONNECT {}\r\nPUB from.raw 10\r\nhel") // and no more
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, "half a message has come", func() bool { return p.Stats().FromClients.Messages == 1001 })
 	p.Hold(true)
 	a.Close()
-	if err := b.Flush(); err != nil || s.NATS().NumClients() != 2 {
+	raw.Close()
+	flush(t, b)
+	if err := a.FlushTimeout(20 * time.Millisecond); err == nil || s.NATS().NumClients() != 3 {
 		t.Errorf("%v, %d clients", err, s.NATS().NumClients())
 	}
 	p.Hold(false)
@@ -533,8 +543,10 @@ func TestProxyBlackhole(t *testing.T) {
 	a := connect(t, p.URL(), nats.ReconnectHandler(func(*nats.Conn) { back <- true }))
 	dying := connect(t, p.URL())
 	b := connect(t, s.URL())
-	sub := subscribe(t, b, "from.a")
+	sub, lost := subscribe(t, b, "from.a"), subscribe(t, a, "to.a")
 	p.Blackhole(true)
+	publish(t, b, "to.a", "swallowed")
+	flush(t, b)
 	publish(t, a, "from.a", "swallowed")
 	if err := a.FlushTimeout(20 * time.Millisecond); err == nil {
 		t.Error("flushed through a black hole")
@@ -544,8 +556,11 @@ func TestProxyBlackhole(t *testing.T) {
 		t.Error("connected to a black hole")
 	}
 	dying.Close()
-	if n := s.NATS().NumClients(); n != 3 {
-		t.Errorf("the server sees %d clients, want all 3, one of which has gone", n)
+	if n := s.NATS().NumClients(); n != 3 || !a.IsConnected() {
+		t.Errorf("the server sees %d clients, want all 3, one of which has gone; connected: %v", n, a.IsConnected())
+	}
+	if n, _, err := lost.Pending(); n > 0 || err != nil {
+		t.Errorf("%d messages passed, %v", n, err)
 	}
 	p.Blackhole(false)
 	<-back

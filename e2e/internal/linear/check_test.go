@@ -91,6 +91,9 @@ func TestKnownHistories(t *testing.T) {
 		{"unknown, called too late for a second read", []Op{
 			add("a1", 1, 15, 20, 0).unknown(), read("b1", 0, 100, 1), read("c1", 5, 10, 1),
 		}, Violation, "no order"},
+		{"unknown, of two alike the one that was called by then", []Op{
+			add("u1", 1, 50, 60, 0).unknown(), add("v1", 1, 0, 10, 0).unknown(), read("b1", 20, 30, 1),
+		}, Pass, ""},
 		{"unknown read", []Op{read("b1", 0, 5, 7).unknown(), add("a1", 1, 6, 10, 1)}, Pass, ""},
 
 		{"conditional update", []Op{cas("a1", 0, 5, 0, 10, 5, true), cas("b1", 0, 9, 11, 20, 5, false)}, Pass, ""},
@@ -130,6 +133,17 @@ func TestKnownHistories(t *testing.T) {
 		{"trace, in another order", []Op{
 			add("a1", 1, 0, 10, 1).trace("a1"), add("b1", 2, 11, 20, 3).trace("a1", "b1"), read("c1", 30, 40, 3).trace("b1", "a1"),
 		}, Violation, "no order"},
+		{"trace, with one left out", []Op{
+			add("a1", 1, 0, 10, 1).trace("a1"), add("b1", 1, 11, 20, 2).trace("b1"), add("c1", 1, 21, 30, 3).trace("b1", "c1"),
+			read("d1", 40, 50, 3).trace("a1", "c1"),
+		}, Violation, "no order"},
+		{"trace, with one that was called later", []Op{
+			add("a1", 1, 0, 10, 1).trace("a1"), read("c1", 20, 30, 3).trace("a1", "u1"), add("u1", 2, 40, 50, 0).unknown(),
+		}, Violation, "u1 took effect: it failed, changes nothing, or was not called by then"},
+		{"trace, of two orders that end alike", []Op{
+			add("a1", 1, 0, 100, 1), add("b1", -1, 0, 100, 0), add("c1", 1, 0, 100, 1), add("d1", -1, 0, 100, 0),
+			read("r1", 200, 210, 0).trace("c1", "d1", "a1", "b1"),
+		}, Pass, ""},
 		{"trace, shorter than what happened unseen", []Op{
 			add("a1", 1, 0, 10, 1).trace("a1"),
 			add("u1", 1, 0, 10, 0).unknown(), add("v1", 1, 0, 10, 0).unknown(), add("w1", 1, 0, 10, 0).unknown(),
@@ -221,6 +235,12 @@ func TestGivesUp(t *testing.T) {
 		jump = append(jump, add(fmt.Sprint("u", i), 1<<i, 0, 1, 0).unknown())
 	}
 	jump = append(jump, read("z", 2, 3, 1<<30-1))
+	// Here they can be found out, but there are too many to go on with.
+	var ways []Op
+	for i := range 60 {
+		ways = append(ways, add(fmt.Sprint("u", i), 2+int64(i%8), 0, 1, 0).unknown())
+	}
+	ways = append(ways, read("y", 2, 3, 24), read("z", 4, 5, 25))
 	for _, test := range []struct {
 		ops  []Op
 		cfg  Config
@@ -228,6 +248,7 @@ func TestGivesUp(t *testing.T) {
 	}{
 		{ops, Config{Timeout: 200 * time.Millisecond}, "gave up"},
 		{jump, Config{}, "too many ways to explain"},
+		{ways, Config{}, "too many ways to explain"},
 		{ops, Config{Timeout: 1}, "no time was left"},
 		{few, Config{MaxMemory: 1}, "more than 1000 states"},
 		{few, Config{Timeout: 20 * time.Millisecond}, "it was given"},

@@ -38,20 +38,24 @@
 // be left out. And as they have no end, of those that do the same the one that
 // was called first can be used first.
 //
-// How fast that is depends on the history:
+// How fast that is depends on the history. So let tests do what the first two
+// of these say:
 //
-//   - Values only rise (all By positive, every Set above its Expect): the values
-//     give the order of the known operations, and there is nothing to try out.
-//     Tens of thousands of operations with hundreds of open ones take well below
-//     a second if a jump in the value has few explanations: amounts that are all
-//     alike, or few in kind.
-//   - Results carry a [Result.Trace], the identities of the latest mutations:
-//     then a jump has one explanation, whatever the amounts. It is also the
+//   - Values only rise (every By above 0, every Set above its Expect). Then the
+//     values give the order of the known operations, and there is nothing to try
+//     out but how open operations explain a jump of the value.
+//   - Results carry a [Result.Trace], the identities of the latest mutations.
+//     Then a jump has one explanation, whatever the amounts. It is also the
 //     sharpest check: a mutation that ran twice, or ran though it had failed, is
-//     found even if open operations could make up for it in the value.
-//   - Values that go up and down, together with open operations and without
-//     traces, cost exponential time in the number of these and of callers at
-//     once. A dozen callers and a few open operations an object are fine.
+//     found even if an open operation could make up for it in the value.
+//   - With both, or with amounts that are all alike, an object with 20,000 known
+//     and 1,400 open operations by 64 callers is checked in 0.3 seconds, one with
+//     45,000 in one second and 350 MB, which grows with the square.
+//   - With values that rise, amounts that differ and no traces, 75 open
+//     operations an object are fine, 400 are too many.
+//   - With values that go up and down the time is exponential in the number of
+//     callers at once: 2,000 operations by 16 callers take 0.1 seconds, by 32 up
+//     to 5, by 64 too long. Open operations without traces make that worse.
 //
 // Where a bound is reached the verdict is [GaveUp], which is no pass.
 package linear

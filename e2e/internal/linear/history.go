@@ -122,9 +122,10 @@ func (h *history) readTraces() {
 	for _, k := range h.known {
 		changed[k.op.ID] = k.changes
 	}
+	seen := map[string]bool{}
 	for _, k := range h.known {
 		trace := k.op.Trace
-		seen := map[string]bool{}
+		clear(seen)
 		for _, id := range trace {
 			o := h.byID[id]
 			k.wrong = k.wrong || seen[id] || o == nil && !changed[id]

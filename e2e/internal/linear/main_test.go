@@ -3,7 +3,7 @@ package linear
 import (
 	"testing"
 
-	"rpc.do/bus/bustest"
+	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { bustest.Main(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -121,10 +121,10 @@ func (h *history) use(c config, o *open, after int64) config {
 	return c
 }
 
-// within reports whether c needs no operation that d does not need too, and the
-// two are the same otherwise.
+// within reports whether c needs no operation that d does not need too, so that
+// its floor is no higher, and the two are the same otherwise.
 func (c *config) within(d *config) bool {
-	if c.floor > d.floor || c.last != d.last && (c.last == nil || d.last == nil || c.last.hash != d.last.hash) {
+	if c.last != d.last && (c.last == nil || d.last == nil || c.last.hash != d.last.hash) {
 		return false
 	}
 	for class, n := range c.used {

@@ -70,8 +70,8 @@ func (s simulation) canHide() bool {
 func TestLargeHistories(t *testing.T) {
 	t.Parallel()
 	for name, s := range map[string]simulation{
-		"alike":  {clients: 64, ops: 10_000, unknown: 0.1, failed: 0.05, amount: alike},
-		"traces": {clients: 64, ops: 10_000, unknown: 0.1, failed: 0.05, amount: different, ring: 64},
+		"alike":  {clients: 64, ops: 5000, unknown: 0.1, failed: 0.05, amount: alike},
+		"traces": {clients: 64, ops: 5000, unknown: 0.1, failed: 0.05, amount: different, ring: 64},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

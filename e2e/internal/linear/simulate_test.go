@@ -95,7 +95,7 @@ func (s simulation) run(r *rand.Rand) (ops []Op, injected bool) {
 				result := op.Result
 				now.apply(op)
 				op.Result, injected = result, true
-				past, ends = append(past, object{now.value, slices.Clone(now.log)}), append(ends, op.Return)
+				past, ends = append(past, now), append(ends, op.Return) // logs only grow
 				continue
 			}
 		}
@@ -109,7 +109,7 @@ func (s simulation) run(r *rand.Rand) (ops []Op, injected bool) {
 		acts.apply(op)
 		if op.Outcome == OK {
 			acts.answer(op, s.ring)
-			past, ends = append(past, object{acts.value, slices.Clone(acts.log)}), append(ends, op.Return)
+			past, ends = append(past, *acts), append(ends, op.Return)
 		} else {
 			op.Swapped = false
 		}

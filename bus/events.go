@@ -2,7 +2,6 @@ package bus
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -10,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
 )
 
 // EventsStream holds the events of all services, by the subject
@@ -22,35 +22,30 @@ const (
 	// An event has this many tokens after "$.".
 	minEventTokens = 2
 	maxEventTokens = 6
-
-	// listPatience bounds a request to list streams. A cluster waits 4 seconds
-	// for those that have no leader, and then leaves them out.
-	listPatience = 6 * time.Second
 )
 
-// metadataEvents is where a stream says that EVENTS is to take in its events,
-// and the prefix of their subjects.
-const metadataEvents = "rpc.do/events"
+// The lock on the config of EVENTS is a consumer, which only one process can
+// make, and which the server removes when it has not been used for the lease.
+const (
+	eventsLock      = "rpc-config-lock"
+	eventsLockLease = 5 * time.Second
+
+	// Who holds the lock changes nothing after this, and does not release it
+	// when another may have it.
+	eventsLockUse     = 3 * time.Second
+	eventsLockRelease = 4 * time.Second
+)
 
 // EnsureEvents returns the stream EVENTS, and makes it when it is not there, as
 // EnsureStream does.
 func (b *Bus) EnsureEvents(ctx context.Context) (jetstream.Stream, error) {
-	ctx, cancel := withStreamTimeout(ctx)
-	defer cancel()
-	events, changed, err := b.ensureStream(ctx, jetstream.StreamConfig{
+	events, err := b.EnsureStream(ctx, jetstream.StreamConfig{
 		Name:        EventsStream,
 		Subjects:    []string{"$.>"},
 		Storage:     jetstream.FileStorage,
 		AllowDirect: true,
 		Duplicates:  2 * time.Minute,
 	}, eventsVersion)
-	if changed {
-		// It was made anew, or the change has undone that of somebody who added
-		// a source.
-		if e := b.addSources(ctx); err == nil {
-			err = e
-		}
-	}
 	if err != nil {
 		return nil, err
 	}
@@ -76,14 +71,11 @@ func (b *Bus) EnsureEvents(ctx context.Context) (jetstream.Stream, error) {
 // To be called at every start: it costs two requests when there is nothing to
 // do, corrects a source for the stream that is not as described, and puts back
 // one that was lost. Any number of processes may call it at the same time, for
-// the same stream and for others. Since the server has no compare-and-set for
-// configs, the update of one may undo that of another; so the stream that has
-// the events says so in its metadata ("rpc.do/events"), before, and who has
-// updated EVENTS looks afterwards whether all streams that say so are sources,
-// until they are. A source may be missing only when a process ends, or its
-// request takes effect after it was given up, between these two, or when
-// somebody edits EVENTS by other means: until the next call for that stream, or
-// the next that changes something.
+// the same stream and for others: they take turns, by a lock that a process which
+// ends keeps for 5 seconds at most. The server has no compare-and-set for
+// configs, so a source can be lost still, to somebody who changes EVENTS without
+// the lock and to an update that is on its way for seconds; that is not noticed
+// before the next call for the same stream.
 //
 // The stream must exist. It must not leave markers for what expires there
 // (subject_delete_marker_ttl), which would be taken in as events. SourceEvents
@@ -95,18 +87,20 @@ func (b *Bus) SourceEvents(ctx context.Context, stream, prefix string) error {
 	}
 	ctx, cancel := withStreamTimeout(ctx)
 	defer cancel()
-	if err := b.markEvents(ctx, stream, prefix); err != nil {
+	if err := b.checkOrigin(ctx, stream, prefix); err != nil {
 		return err
 	}
 	events, err := b.EnsureEvents(ctx)
 	if err != nil {
 		return err
 	}
-	cfg := events.CachedInfo().Config
-	if !addSource(&cfg, want) {
+	if cfg := events.CachedInfo().Config; !addSource(&cfg, want) {
 		return nil
 	}
-	return b.addSources(ctx, want)
+	_, err = b.amendStream(ctx, EventsStream, func(have *jetstream.StreamConfig) (bool, error) {
+		return addSource(have, want), nil
+	})
+	return err
 }
 
 // eventSource describes a source of EVENTS. A transform has a fixed number of
@@ -135,115 +129,92 @@ func eventSource(stream, prefix string) (*jetstream.StreamSource, error) {
 	return source, nil
 }
 
-// markEvents has a stream say that it has events below prefix.
-func (b *Bus) markEvents(ctx context.Context, stream, prefix string) error {
-	_, _, err := b.amendStream(ctx, stream, func(have *jetstream.StreamConfig) (bool, error) {
-		switch {
-		case !takesIn(have.Subjects, prefix+".>"):
-			return false, fmt.Errorf("it has no events below %s: it takes in %s", prefix, strings.Join(have.Subjects, ", "))
-		case have.SubjectDeleteMarkerTTL > 0:
-			return false, fmt.Errorf("its subject_delete_marker_ttl is %v: the markers for expired events would be events: set it to 0",
-				have.SubjectDeleteMarkerTTL)
-		case have.Metadata[metadataEvents] == prefix:
-			return false, nil
-		}
-		setMetadata(have, metadataEvents, prefix)
-		return true, nil
-	})
+// checkOrigin fails when a stream can't have events below prefix.
+func (b *Bus) checkOrigin(ctx context.Context, stream, prefix string) error {
+	origin, err := b.lookStream(ctx, stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return fmt.Errorf("bus: stream %s is not there: make it before its events are taken in: %w", stream, err)
 	}
-	return err
-}
-
-// addSources makes also, and all streams that say they have events, sources of
-// EVENTS.
-func (b *Bus) addSources(ctx context.Context, also ...*jetstream.StreamSource) error {
-	sources := also
-	for round := 1; ; round++ {
-		_, changed, err := b.amendStream(ctx, EventsStream, func(have *jetstream.StreamConfig) (bool, error) {
-			var change bool
-			for _, source := range sources {
-				change = addSource(have, source) || change
-			}
-			return change, nil
-		})
-		if err != nil || !changed && round > 1 {
-			return err
-		}
-		if round == streamRounds {
-			return fmt.Errorf("bus: stream %s: others have changed its sources %d times in a row: "+
-				"see who does, and start this program again", EventsStream, round)
-		}
-		if round > 2 {
-			if err := pause(ctx, round-2); err != nil {
-				return streamError(EventsStream, err)
-			}
-		}
-		// What the change has undone was listed before it was added.
-		if sources, err = b.markedSources(ctx); err != nil {
-			return err
-		}
-		for _, source := range also {
-			if !slices.ContainsFunc(sources, func(s *jetstream.StreamSource) bool { return s.Name == source.Name }) {
-				sources = append(sources, source)
-			}
-		}
-	}
-}
-
-// markedSources lists the streams that say they have events. It leaves out what
-// a cluster does not know at the moment.
-func (b *Bus) markedSources(ctx context.Context) ([]*jetstream.StreamSource, error) {
-	return ask(ctx, b, EventsStream, listPatience, func(ctx context.Context) ([]*jetstream.StreamSource, error) {
-		var sources []*jetstream.StreamSource
-		for offset := 0; ; {
-			page, err := b.listStreams(ctx, offset)
-			if err != nil {
-				return nil, err
-			}
-			for _, stream := range page.Streams {
-				prefix, ok := stream.Config.Metadata[metadataEvents]
-				if !ok {
-					continue
-				}
-				source, err := eventSource(stream.Config.Name, prefix)
-				if err != nil { // somebody has edited it
-					b.cfg.Logger.Warn().Err(err).Str("stream", stream.Config.Name).Msg("bus ignores the stream's " + metadataEvents)
-					continue
-				}
-				sources = append(sources, source)
-			}
-			if offset += page.Limit; page.Limit == 0 || offset >= page.Total {
-				return sources, nil
-			}
-		}
-	})
-}
-
-// streamPage is the answer of the JetStream API to a request to list streams.
-type streamPage struct {
-	Error   *jetstream.APIError     `json:"error"`
-	Total   int                     `json:"total"`
-	Limit   int                     `json:"limit"`
-	Streams []*jetstream.StreamInfo `json:"streams"`
-}
-
-// listStreams is here because nats.go takes a page with streams that a cluster
-// does not know at the moment for a shorter one, and asks again for the rest.
-func (b *Bus) listStreams(ctx context.Context, offset int) (*streamPage, error) {
-	msg, err := b.conn.RequestWithContext(ctx, jetstream.DefaultAPIPrefix+"STREAM.LIST", fmt.Appendf(nil, `{"offset":%d}`, offset))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	page := new(streamPage)
-	if err := json.Unmarshal(msg.Data, page); err != nil {
-		return nil, err
+	cfg := origin.CachedInfo().Config
+	if !takesIn(cfg.Subjects, prefix+".>") {
+		return fmt.Errorf("bus: stream %s has no events below %s: it takes in %s", stream, prefix, strings.Join(cfg.Subjects, ", "))
 	}
-	if page.Error != nil {
-		return nil, page.Error
+	if cfg.SubjectDeleteMarkerTTL > 0 {
+		return fmt.Errorf("bus: stream %s: its subject_delete_marker_ttl is %v: the markers for expired events would be events: set it to 0",
+			stream, cfg.SubjectDeleteMarkerTTL)
 	}
-	return page, nil
+	return nil
+}
+
+// amendEvents is amendStream for EVENTS, which has as many writers as there are
+// classes of objects. They take turns, since an update that undoes another costs
+// more here, and since a server that is alone makes a mess of updates at the
+// same time: a source may be in the config that it does not take in.
+func (b *Bus) amendEvents(ctx context.Context, change func(*jetstream.StreamConfig) (bool, error)) (jetstream.Stream, error) {
+	for {
+		events, err := b.lookStream(ctx, EventsStream)
+		if err != nil {
+			return nil, err
+		}
+		cfg := events.CachedInfo().Config
+		if changed, err := change(&cfg); err != nil {
+			return nil, streamError(EventsStream, err)
+		} else if !changed {
+			return events, nil
+		}
+		locked, unlock, err := b.lockEvents(ctx)
+		if err != nil {
+			return nil, err
+		}
+		events, err = b.amendUnlocked(locked, EventsStream, change)
+		unlock()
+		if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) { // else the lock was lost
+			return events, err
+		}
+	}
+}
+
+// lockEvents waits until no other process changes the config of EVENTS. What is
+// done under the lock ends with the context that it returns.
+func (b *Bus) lockEvents(ctx context.Context) (locked context.Context, unlock func(), err error) {
+	js := b.JetStream()
+	lock := jetstream.ConsumerConfig{
+		Name:              eventsLock,
+		Description:       "held while the config of the stream is changed",
+		Metadata:          map[string]string{"rpc.do/owner": nuid.Next()},
+		InactiveThreshold: eventsLockLease,
+		FilterSubject:     "$." + eventsLock,
+		DeliverPolicy:     jetstream.DeliverNewPolicy,
+		AckPolicy:         jetstream.AckNonePolicy,
+		MemoryStorage:     true,
+		Replicas:          1,
+	}
+	var since time.Time // no later than the lease begins
+	for try := 1; ; try++ {
+		since = time.Now()
+		_, err := ask(ctx, b, EventsStream, func(ctx context.Context) (jetstream.Consumer, error) {
+			return js.CreateConsumer(ctx, EventsStream, lock)
+		})
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, jetstream.ErrConsumerExists) {
+			return nil, nil, err
+		}
+		if err := pause(ctx, try); err != nil {
+			return nil, nil, fmt.Errorf("bus: stream %s: other processes are changing it: %w", EventsStream, err)
+		}
+	}
+	locked, cancel := context.WithDeadline(ctx, since.Add(eventsLockUse))
+	return locked, func() {
+		cancel()
+		ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), since.Add(eventsLockRelease))
+		defer cancel()
+		_ = js.DeleteConsumer(ctx, EventsStream, eventsLock) // else it ends with the lease
+	}, nil
 }
 
 // addSource reports whether it had to change something for want to be the one

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +20,49 @@ import (
 	"rpc.do/bus/bustest"
 	"rpc.do/bus/natsd"
 )
+
+func ExampleBus_SourceEvents() {
+	ctx := context.Background()
+	srv, err := natsd.Start(ctx, natsd.Config{Port: natsd.FreePort})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer srv.Shutdown()
+	b, err := bus.Connect(ctx, bus.Config{URLs: []string{srv.URL()}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer b.Close()
+
+	_, err = b.EnsureStream(ctx, jetstream.StreamConfig{Name: "KV_OBJECTS_cart", Subjects: []string{"$KV.OBJECTS_cart.>"}}, 1)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	if err := b.SourceEvents(ctx, "KV_OBJECTS_cart", "$KV.OBJECTS_cart._out"); err != nil {
+		fmt.Println(err)
+		return
+	}
+	js := b.JetStream()
+	if _, err := js.Publish(ctx, "$KV.OBJECTS_cart._out.1.Order.placed", []byte(`{"id":7}`)); err != nil {
+		fmt.Println(err)
+		return
+	}
+	consumer, err := js.OrderedConsumer(ctx, bus.EventsStream, jetstream.OrderedConsumerConfig{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	event, err := consumer.Next()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(event.Subject(), string(event.Data()))
+	// Output: $.Order.placed {"id":7}
+}
 
 // cart is a class of objects with events.
 type cart struct {
@@ -294,8 +338,17 @@ func TestEventsOutliveTheirOrigin(t *testing.T) {
 	c := newCart(t, b, "cart")
 	c.source(t)
 	c.emit(t, "Order.placed", "Nats-TTL", "1s")
-	gets(t, b, "Order.placed")
-	until(t, "the event is gone from its origin", func() bool { return info(t, b, c.stream).State.Msgs == 0 })
+	event := events(t, b, 1)[0]
+	if ttl := event.Headers().Get("Nats-TTL"); ttl != "1s" {
+		t.Errorf("its TTL is %q", ttl)
+	}
+	meta, err := event.Metadata()
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the event is gone from its origin, and would be from EVENTS", func() bool {
+		return info(t, b, c.stream).State.Msgs == 0 && time.Since(meta.Timestamp) > 3*time.Second
+	})
 	gets(t, b, "Order.placed")
 }
 
@@ -385,46 +438,61 @@ func TestSourceEventsConcurrently(t *testing.T) {
 	}
 }
 
-// A source that another process has undone, after it was seen to be there, is
-// put back by the next one that adds its own.
+// A source that was lost is put back at the next start, and what came meanwhile
+// arrives.
 func TestSourceEventsRepairs(t *testing.T) {
 	t.Parallel()
 	b := newBus(t)
-	lost, other := newCart(t, b, "lost"), newCart(t, b, "other")
-	lost.source(t)
-	lost.emit(t, "Order.placed")
-	gets(t, b, "Order.placed")
-	undo := func() { edit(t, b, "EVENTS", func(cfg *jetstream.StreamConfig) { cfg.Sources = nil }) }
-	undo()
-	lost.emit(t, "Order.paid")
+	c, other := newCart(t, b, "cart"), newCart(t, b, "other")
+	c.source(t)
 	other.source(t)
-	if got := sources(t, b); !slices.Equal(got, []string{"KV_OBJECTS_lost", "KV_OBJECTS_other"}) {
-		t.Fatalf("sources: %q", got)
-	}
+	c.emit(t, "Order.placed")
+	gets(t, b, "Order.placed")
+	edit(t, b, "EVENTS", func(cfg *jetstream.StreamConfig) {
+		cfg.Sources = slices.DeleteFunc(cfg.Sources, func(s *jetstream.StreamSource) bool { return s.Name == c.stream })
+	})
+	c.emit(t, "Order.paid")
+	c.source(t)
 	gets(t, b, "Order.placed", "Order.paid")
-	undo()
-	lost.source(t)
-	if got := sources(t, b); len(got) != 2 {
+	if got := sources(t, b); !slices.Equal(got, []string{c.stream, other.stream}) {
 		t.Errorf("sources: %q", got)
-	}
-	if err := b.JetStream().DeleteStream(t.Context(), "EVENTS"); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := b.EnsureEvents(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if got := sources(t, b); len(got) != 2 {
-		t.Errorf("sources when it was made anew: %q", got)
 	}
 }
 
-// holder connects to a server, and holds what is written to it from the first
-// time that this has some text in it.
+// holder connects to a server, and holds a write that has some text in it, having
+// let pass some, until it is told to release or to drop it.
 type holder struct {
 	server        *natsd.Server
 	write         string
-	held, release chan struct{}
+	pass          int
+	held          chan struct{}
+	release, drop chan struct{}
 	once          sync.Once
+}
+
+func newHolder(s *natsd.Server, write string, pass int) *holder {
+	return &holder{server: s, write: write, pass: pass,
+		held: make(chan struct{}), release: make(chan struct{}), drop: make(chan struct{})}
+}
+
+// connect returns a bus that connects through h.
+func (h *holder) connect(t *testing.T) *bus.Bus {
+	t.Helper()
+	b := bustest.Connect(t, h.server, bustest.WithConfig(func(c *bus.Config) { c.URLs, c.InProcess = nil, h }))
+	t.Cleanup(h.letGo)
+	return b
+}
+
+func (h *holder) letGo() { h.once.Do(func() { close(h.release) }) }
+
+// wait waits until it holds the write, or until what should write has ended.
+func (h *holder) wait(t *testing.T, ended <-chan error) {
+	t.Helper()
+	select {
+	case <-h.held:
+	case err := <-ended:
+		t.Fatalf("it never wrote %s: %v", h.write, err)
+	}
 }
 
 type heldConn struct {
@@ -439,37 +507,107 @@ func (h *holder) InProcessConn() (net.Conn, error) {
 
 func (c heldConn) Write(p []byte) (int, error) {
 	if strings.Contains(string(p), c.write) {
-		c.once.Do(func() { close(c.held); <-c.release })
+		if c.pass--; c.pass == -1 {
+			close(c.held)
+			select {
+			case <-c.release:
+			case <-c.drop:
+				return len(p), nil
+			}
+		}
 	}
 	return c.Conn.Write(p)
 }
 
-// An update that is made from an old look, and lands after the other process
-// has looked again, is found out by who made it.
-func TestSourceEventsUndone(t *testing.T) {
+// A process that is slow to write what it has read of EVENTS does not undo what
+// another adds: that one waits.
+func TestSourceEventsTakesTurns(t *testing.T) {
 	t.Parallel()
 	s := bustest.Server(t)
-	h := &holder{server: s, write: "STREAM.UPDATE.EVENTS", held: make(chan struct{}), release: make(chan struct{})}
-	slow := newCart(t, bustest.Connect(t, s, bustest.WithConfig(func(c *bus.Config) { c.URLs, c.InProcess = nil, h })), "slow")
+	h := newHolder(s, "STREAM.UPDATE.EVENTS ", 0)
+	slow := newCart(t, h.connect(t), "slow")
 	quick := newCart(t, bustest.Connect(t, s), "quick")
 	settle(t, quick.bus)
-	if _, err := slow.bus.EnsureEvents(t.Context()); err != nil {
+	tries, err := quick.bus.Conn().SubscribeSync("$JS.EVENT.ADVISORY.API")
+	if err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan error, 1)
-	go func() { done <- slow.bus.SourceEvents(t.Context(), slow.stream, slow.prefix) }()
-	<-h.held
-	quick.source(t)
-	if got := sources(t, quick.bus); !slices.Contains(got, quick.stream) {
-		t.Errorf("sources: %q", got)
-	}
-	close(h.release)
-	if err := <-done; err != nil {
+	t.Cleanup(func() { _ = tries.Unsubscribe() })
+	if err := quick.bus.Conn().Flush(); err != nil {
 		t.Fatal(err)
 	}
-	if got := sources(t, quick.bus); len(got) != 2 {
+	done := make(chan error, 2)
+	for i, c := range []*cart{slow, quick} {
+		go func() { done <- c.bus.SourceEvents(t.Context(), c.stream, c.prefix) }()
+		if i == 0 {
+			h.wait(t, done)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for locks := 0; locks < 2; { // slow's, and a try of quick
+		msg, err := tries.NextMsgWithContext(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(msg.Data), "$JS.API.CONSUMER.CREATE.EVENTS.") {
+			locks++
+		}
+	}
+	h.letGo()
+	for range 2 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	if got := sources(t, quick.bus); !slices.Equal(got, []string{quick.stream, slow.stream}) {
 		t.Errorf("sources: %q", got)
 	}
+	if n := info(t, quick.bus, "EVENTS").State.Consumers; n != 0 {
+		t.Errorf("%d consumers are left", n)
+	}
+}
+
+// A process that ends while it has the lock keeps others waiting, and no longer
+// than it may have it.
+func TestSourceEventsAfterCrash(t *testing.T) {
+	t.Parallel()
+	b := newBus(t)
+	c := newCart(t, b, "cart")
+	if _, err := b.EnsureEvents(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, err := b.JetStream().CreateConsumer(t.Context(), "EVENTS", jetstream.ConsumerConfig{
+		Name: "rpc-config-lock", InactiveThreshold: 3 * time.Second, FilterSubject: "$.rpc-config-lock",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	err = b.SourceEvents(ctx, c.stream, c.prefix)
+	says(t, err, "stream EVENTS", "other processes")
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%v", err)
+	}
+	c.source(t)
+	c.emit(t, "Order.placed")
+	gets(t, b, "Order.placed")
+}
+
+// right is the source that SourceEvents adds for a class.
+func right(stream string) *jetstream.StreamSource {
+	prefix := "$" + strings.Replace(stream, "_", ".", 1) + "._out"
+	source := &jetstream.StreamSource{Name: stream, OptStartSeq: 1}
+	from, to := prefix+".*", "$"
+	for n := 1; n <= 6; n++ {
+		from += ".*"
+		to += fmt.Sprintf(".{{wildcard(%d)}}", n+1)
+		if n > 1 {
+			source.SubjectTransforms = append(source.SubjectTransforms, jetstream.SubjectTransformConfig{Source: from, Destination: to})
+		}
+	}
+	return source
 }
 
 func TestSourceEventsCorrects(t *testing.T) {
@@ -482,6 +620,7 @@ func TestSourceEventsCorrects(t *testing.T) {
 			{Name: "KV_OBJECTS_cart", FilterSubject: "$KV.OBJECTS_cart._none"},
 			{Name: "KV_OBJECTS_cart", FilterSubject: "$KV.OBJECTS_cart._nothing"},
 		},
+		"one more": {right("KV_OBJECTS_cart"), {Name: "KV_OBJECTS_cart", FilterSubject: "$KV.OBJECTS_cart._none"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -493,8 +632,8 @@ func TestSourceEventsCorrects(t *testing.T) {
 			edit(t, b, "EVENTS", func(cfg *jetstream.StreamConfig) { cfg.Sources = append(cfg.Sources, wrong...) })
 			c.emit(t, "Order.placed.by.alice", "Nats-Msg-Id", "1")
 			c.source(t)
-			if got := sources(t, b); !slices.Equal(got, []string{"KV_OBJECTS_cart", "KV_OBJECTS_other"}) {
-				t.Errorf("sources: %q", got)
+			if got := info(t, b, "EVENTS").Config.Sources; len(got) != 2 || !reflect.DeepEqual(got[1], right(c.stream)) {
+				t.Errorf("sources: %+v", got)
 			}
 			gets(t, b, "Other.event", "Order.placed.by.alice")
 			c.emit(t, "Order.paid")
@@ -551,8 +690,8 @@ func TestSourceEventsRefuses(t *testing.T) {
 	says(t, b.SourceEvents(t.Context(), c.stream, "$KV.OBJECTS_kart._out"), c.stream, "$KV.OBJECTS_kart._out", "$KV.OBJECTS_cart.>")
 	edit(t, b, c.stream, func(cfg *jetstream.StreamConfig) { cfg.SubjectDeleteMarkerTTL = time.Minute })
 	says(t, b.SourceEvents(t.Context(), c.stream, c.prefix), c.stream, "subject_delete_marker_ttl", "set it to 0")
-	if _, ok := info(t, b, c.stream).Config.Metadata["rpc.do/events"]; ok {
-		t.Error("marked although refused")
+	if _, err := b.JetStream().Stream(t.Context(), "EVENTS"); !errors.Is(err, jetstream.ErrStreamNotFound) {
+		t.Errorf("EVENTS was made for nothing: %v", err)
 	}
 }
 

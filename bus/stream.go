@@ -62,16 +62,39 @@ func (b *Bus) JetStream() jetstream.JetStream {
 // could be given it keeps.
 //
 // Replicas default to Config.Replicas. Many processes may call EnsureStream at
-// once, and all succeed.
+// once, and all succeed. When they want different things of a stream that is
+// there, one may undo what another has turned on at the same moment, until that
+// one starts again: the server has no compare-and-set for configs.
 //
 // EnsureStream returns within ctx, or within 10 seconds when ctx has no
 // deadline, and waits that long for a cluster that has no leader, or too few
 // servers, yet. Its errors wrap the server's and say what to do.
 func (b *Bus) EnsureStream(ctx context.Context, want jetstream.StreamConfig, version int) (jetstream.Stream, error) {
+	if version < 1 {
+		return nil, fmt.Errorf("bus: stream %s: version %d: versions begin at 1", want.Name, version)
+	}
+	if want.Replicas == 0 {
+		want.Replicas = b.cfg.Replicas
+	}
 	ctx, cancel := withStreamTimeout(ctx)
 	defer cancel()
-	stream, _, err := b.ensureStream(ctx, want, version)
-	return stream, err
+	for round := 1; ; round++ {
+		// This comes after creating too: the members of a cluster that know of
+		// the stream begin to answer for it before it has a leader.
+		stream, err := b.adaptStream(ctx, &want, version)
+		if !errors.Is(err, jetstream.ErrStreamNotFound) || round == streamRounds {
+			return stream, err
+		}
+		if round > 1 {
+			if err := pause(ctx, round-1); err != nil {
+				return nil, streamError(want.Name, err)
+			}
+		}
+		err = b.createStream(ctx, want, version)
+		if err != nil && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // else somebody else has made it, in another way
+			return nil, err
+		}
+	}
 }
 
 func withStreamTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -81,60 +104,32 @@ func withStreamTimeout(ctx context.Context) (context.Context, context.CancelFunc
 	return context.WithTimeout(ctx, streamTimeout)
 }
 
-// ensureStream is EnsureStream, and reports whether it made or changed
-// something.
-func (b *Bus) ensureStream(ctx context.Context, want jetstream.StreamConfig, version int) (jetstream.Stream, bool, error) {
-	if version < 1 {
-		return nil, false, fmt.Errorf("bus: stream %s: version %d: versions begin at 1", want.Name, version)
-	}
-	if want.Replicas == 0 {
-		want.Replicas = b.cfg.Replicas
-	}
-	for round := 1; ; round++ {
-		stream, changed, err := b.adaptStream(ctx, &want, version)
-		if !errors.Is(err, jetstream.ErrStreamNotFound) {
-			return stream, changed, err
-		}
-		stream, err = b.createStream(ctx, want, version)
-		// Somebody else made it meanwhile, in another way: look again.
-		if !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) || round == streamRounds {
-			return stream, true, err
-		}
-		if err := pause(ctx, round); err != nil {
-			return nil, false, streamError(want.Name, err)
-		}
-	}
-}
-
-func (b *Bus) createStream(ctx context.Context, cfg jetstream.StreamConfig, version int) (jetstream.Stream, error) {
+func (b *Bus) createStream(ctx context.Context, cfg jetstream.StreamConfig, version int) error {
 	stampStream(&cfg, version)
 	js := b.JetStream()
-	return ask(ctx, b, cfg.Name, streamPatience, func(ctx context.Context) (jetstream.Stream, error) {
+	_, err := ask(ctx, b, cfg.Name, func(ctx context.Context) (jetstream.Stream, error) {
 		stream, err := js.CreateStream(ctx, cfg)
-		if hasCode(err, codeReplicas, codeNoPeers) {
+		if cfg.Replicas > 1 && hasCode(err, codeReplicas, codeNoPeers) {
 			return nil, fmt.Errorf("Replicas %[1]d wants a cluster of %[1]d servers with JetStream: "+
 				"start them, or set Config.Replicas to 1: %[2]w", cfg.Replicas, err)
 		}
 		return stream, err
 	})
+	return err
 }
 
+// stampStream leaves the map alone that cfg has had, which others may hold.
 func stampStream(cfg *jetstream.StreamConfig, version int) {
-	setMetadata(cfg, metadataVersion, strconv.Itoa(version))
-}
-
-// setMetadata leaves the map alone that cfg has had, which others may hold.
-func setMetadata(cfg *jetstream.StreamConfig, key, value string) {
 	cfg.Metadata = maps.Clone(cfg.Metadata)
 	if cfg.Metadata == nil {
 		cfg.Metadata = map[string]string{}
 	}
-	cfg.Metadata[key] = value
+	cfg.Metadata[metadataVersion] = strconv.Itoa(version)
 }
 
 // adaptStream turns on what want needs in the stream that is there.
-func (b *Bus) adaptStream(ctx context.Context, want *jetstream.StreamConfig, version int) (jetstream.Stream, bool, error) {
-	stream, changed, err := b.amendStream(ctx, want.Name, func(have *jetstream.StreamConfig) (bool, error) {
+func (b *Bus) adaptStream(ctx context.Context, want *jetstream.StreamConfig, version int) (jetstream.Stream, error) {
+	stream, err := b.amendStream(ctx, want.Name, func(have *jetstream.StreamConfig) (bool, error) {
 		made, err := checkStream(have, want, version)
 		if err != nil {
 			return false, err
@@ -149,10 +144,10 @@ func (b *Bus) adaptStream(ctx context.Context, want *jetstream.StreamConfig, ver
 		}
 		return change, nil
 	})
-	if !refused(err) {
-		return stream, changed, err
+	if refused(err) {
+		return nil, b.adaptEach(ctx, want, err)
 	}
-	return nil, changed, b.adaptEach(ctx, want, err)
+	return stream, err
 }
 
 // adaptEach turns on one by one what could not be turned on all at once, and
@@ -160,7 +155,7 @@ func (b *Bus) adaptStream(ctx context.Context, want *jetstream.StreamConfig, ver
 func (b *Bus) adaptEach(ctx context.Context, want *jetstream.StreamConfig, why error) error {
 	var lacks []string
 	for _, need := range needs(want) {
-		_, _, err := b.amendStream(ctx, want.Name, func(have *jetstream.StreamConfig) (bool, error) {
+		_, err := b.amendStream(ctx, want.Name, func(have *jetstream.StreamConfig) (bool, error) {
 			return need.turnOn(have), nil
 		})
 		switch {
@@ -264,60 +259,72 @@ func takesIn(patterns []string, subject string) bool {
 	})
 }
 
+// lookStream returns a stream that is there.
+func (b *Bus) lookStream(ctx context.Context, name string) (jetstream.Stream, error) {
+	js := b.JetStream()
+	return ask(ctx, b, name, func(ctx context.Context) (jetstream.Stream, error) { return look(ctx, js, name) })
+}
+
+func look(ctx context.Context, js jetstream.JetStream, name string) (jetstream.Stream, error) {
+	stream, err := js.Stream(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if in := stream.CachedInfo().Cluster; in != nil && in.Leader == "" {
+		// Somebody has just made it. The server would not answer an update.
+		return nil, &jetstream.APIError{
+			Code: http.StatusServiceUnavailable, ErrorCode: codeNoLeader, Description: "the stream has no leader yet",
+		}
+	}
+	return stream, nil
+}
+
 // amendStream changes the config of a stream that is there, until change finds
 // nothing to change in it: there is no compare-and-set for configs, so that the
-// change of another process may undo this one, which is seen by looking again.
+// update of another process may undo this one, which is seen by looking again.
 // Change gets a copy and replaces maps and slices in it.
-//
-// It reports whether it may have changed something, also with an error.
 func (b *Bus) amendStream(
 	ctx context.Context, name string, change func(*jetstream.StreamConfig) (bool, error),
-) (stream jetstream.Stream, changed bool, err error) {
+) (jetstream.Stream, error) {
+	if name == EventsStream {
+		return b.amendEvents(ctx, change)
+	}
+	return b.amendUnlocked(ctx, name, change)
+}
+
+func (b *Bus) amendUnlocked(
+	ctx context.Context, name string, change func(*jetstream.StreamConfig) (bool, error),
+) (jetstream.Stream, error) {
 	js := b.JetStream()
 	for round := 1; round <= streamRounds; round++ {
 		if round > 2 {
 			if err := pause(ctx, round-2); err != nil {
-				return nil, changed, streamError(name, err)
+				return nil, streamError(name, err)
 			}
 		}
-		var again bool
-		stream, err = ask(ctx, b, name, streamPatience, func(ctx context.Context) (jetstream.Stream, error) {
-			stream, err := js.Stream(ctx, name)
+		var changed bool
+		stream, err := ask(ctx, b, name, func(ctx context.Context) (jetstream.Stream, error) {
+			stream, err := look(ctx, js, name)
 			if err != nil {
 				return nil, err
 			}
-			info := stream.CachedInfo()
-			if info.Cluster != nil && info.Cluster.Leader == "" {
-				// Somebody has just made it. The server would not answer an update.
-				return nil, &jetstream.APIError{
-					Code: http.StatusServiceUnavailable, ErrorCode: codeNoLeader, Description: "the stream has no leader yet",
-				}
-			}
-			cfg := info.Config
-			if again, err = change(&cfg); err != nil || !again {
+			cfg := stream.CachedInfo().Config
+			if changed, err = change(&cfg); err != nil || !changed {
 				return stream, err
 			}
-			changed = true
-			stream, err = js.UpdateStream(ctx, cfg)
-			if errors.Is(err, jetstream.ErrStreamSourceNotSupported) || errors.Is(err, jetstream.ErrStreamSubjectTransformNotSupported) {
-				// So nats.go says when the answer has the sources of a later update.
-				return nil, nil
-			}
-			return stream, err
+			return js.UpdateStream(ctx, cfg)
 		})
-		if err != nil || !again {
-			return stream, changed, err
+		if err != nil || !changed {
+			return stream, err
 		}
 	}
-	return nil, changed, fmt.Errorf("bus: stream %s: others have changed its config %d times in a row: "+
+	return nil, fmt.Errorf("bus: stream %s: others have changed its config %d times in a row: "+
 		"see who does, and start this program again", name, streamRounds)
 }
 
-// ask makes requests of the JetStream API about a stream, the n-th within n times
-// patience, until one is answered for good or ctx ends.
-func ask[T any](
-	ctx context.Context, b *Bus, stream string, patience time.Duration, request func(context.Context) (T, error),
-) (T, error) {
+// ask makes requests of the JetStream API about a stream until one is answered
+// for good or ctx ends.
+func ask[T any](ctx context.Context, b *Bus, stream string, request func(context.Context) (T, error)) (T, error) {
 	var none T
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -332,7 +339,7 @@ func ask[T any](
 		if err := b.WaitConnected(ctx); err != nil {
 			return none, err
 		}
-		attempt, done := context.WithTimeout(ctx, time.Duration(try)*patience)
+		attempt, done := context.WithTimeout(ctx, time.Duration(try)*streamPatience)
 		got, err := request(attempt)
 		done()
 		switch {
@@ -354,9 +361,10 @@ func ask[T any](
 	}
 }
 
+// aboutStream reports whether the JetStream API was denied for a stream.
 func aboutStream(d Denial, stream string) bool {
-	action, ok := strings.CutPrefix(d.Subject, jetstream.DefaultAPIPrefix+"STREAM.")
-	return ok && !d.Subscribe && (action == "LIST" || strings.HasSuffix(action, "."+stream))
+	request, ok := strings.CutPrefix(d.Subject, jetstream.DefaultAPIPrefix)
+	return ok && !d.Subscribe && slices.Contains(strings.Split(request, "."), stream)
 }
 
 // temporary reports whether the same request may succeed later.

@@ -21,6 +21,43 @@ import (
 	"rpc.do/bus/natsd"
 )
 
+func ExampleBus_EnsureStream() {
+	ctx := context.Background()
+	srv, err := natsd.Start(ctx, natsd.Config{Port: natsd.FreePort})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer srv.Shutdown()
+	b, err := bus.Connect(ctx, bus.Config{URLs: []string{srv.URL()}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer b.Close()
+
+	orders := jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}}
+	for _, direct := range []bool{false, true} { // the second version has direct gets
+		version := 1
+		if orders.AllowDirect = direct; direct {
+			version = 2
+		}
+		stream, err := b.EnsureStream(ctx, orders, version)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		cfg := stream.CachedInfo().Config
+		fmt.Println(cfg.Metadata["rpc.do/version"], cfg.AllowDirect)
+	}
+	_, err = b.EnsureStream(ctx, orders, 1)
+	fmt.Println(err)
+	// Output:
+	// 1 false
+	// 2 true
+	// bus: stream ORDERS: a newer program has made it, in version 2, and this one knows version 1: update this one
+}
+
 // says checks that err says all that is wanted.
 func says(t *testing.T, err error, want ...string) {
 	t.Helper()
@@ -327,7 +364,8 @@ func TestEnsureStreamConcurrently(t *testing.T) {
 	}
 }
 
-// Of programs of several versions the newest has its way.
+// Of programs of several versions the newest has its way, at its next start at
+// the latest.
 func TestEnsureStreamVersionsConcurrently(t *testing.T) {
 	t.Parallel()
 	s := bustest.Server(t)
@@ -346,33 +384,57 @@ func TestEnsureStreamVersionsConcurrently(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if cfg := info(t, b, "S").Config; !all(features(&cfg)) || cfg.Metadata["rpc.do/version"] != "3" {
+	if cfg := ensure(t, b, featured(), 3); !all(features(&cfg)) || cfg.Metadata["rpc.do/version"] != "3" {
 		t.Errorf("%+v", cfg)
 	}
 }
 
-// An update from an old look that undoes another's is found out by who made it.
+// An update of another process that undoes this one's is seen.
 func TestEnsureStreamUndone(t *testing.T) {
 	t.Parallel()
 	s := bustest.Server(t)
-	h := &holder{server: s, write: "STREAM.UPDATE.S", held: make(chan struct{}), release: make(chan struct{})}
-	old := bustest.Connect(t, s, bustest.WithConfig(func(c *bus.Config) { c.URLs, c.InProcess = nil, h }))
 	b := bustest.Connect(t, s)
 	create(t, b, jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
+	// It looks, updates, and is held before it looks again.
+	h := newHolder(s, "STREAM.INFO.S ", 1)
+	undone := h.connect(t)
 	done := make(chan error, 1)
 	go func() {
-		_, err := old.EnsureStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>", "t"}, AllowDirect: true}, 1)
+		_, err := undone.EnsureStream(t.Context(), featured(), 1)
 		done <- err
 	}()
-	<-h.held
-	ensure(t, b, jetstream.StreamConfig{Name: "S", AllowRollup: true}, 1)
-	close(h.release)
+	h.wait(t, done)
+	if cfg := info(t, b, "S").Config; !cfg.AllowAtomicPublish {
+		t.Errorf("held too early: %+v", cfg)
+	}
+	edit(t, b, "S", func(cfg *jetstream.StreamConfig) { cfg.AllowDirect, cfg.AllowAtomicPublish = false, false })
+	h.letGo()
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	ensure(t, b, jetstream.StreamConfig{Name: "S", AllowRollup: true}, 1)
-	if cfg := info(t, b, "S").Config; !cfg.AllowDirect || !cfg.AllowRollup || !slices.Equal(cfg.Subjects, []string{"s.>", "t"}) {
+	if cfg := info(t, b, "S").Config; !all(features(&cfg)) {
 		t.Errorf("%+v", cfg)
+	}
+}
+
+// A request that gets no answer is made again.
+func TestEnsureStreamUnanswered(t *testing.T) {
+	t.Parallel()
+	for _, request := range []string{"INFO", "CREATE"} {
+		t.Run(request, func(t *testing.T) {
+			t.Parallel()
+			h := newHolder(bustest.Server(t), "STREAM."+request+".S ", 0)
+			close(h.drop)
+			b := h.connect(t)
+			// Else the first request is written together with its inbox.
+			if _, err := b.JetStream().AccountInfo(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if cfg := ensure(t, b, featured(), 1); !all(features(&cfg)) {
+				t.Errorf("%+v", cfg)
+			}
+			h.wait(t, nil)
+		})
 	}
 }
 
@@ -439,7 +501,7 @@ func TestEnsureStreamNotPermitted(t *testing.T) {
 					jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
 			}
 			b := connect(t, bus.Config{URLs: []string{url}, User: "alice", Password: "x"})
-			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 			defer cancel()
 			_, err := b.EnsureStream(ctx, featured(), 1)
 			says(t, err, "stream S", "not permit", "$JS.API.STREAM."+denied+".S")

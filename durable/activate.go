@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"rpc.do"
+	"rpc.do/bus"
 	"rpc.do/durable/internal/journal"
 	"rpc.do/durable/internal/lease"
 )
@@ -16,18 +17,27 @@ import (
 // activationTimeout bounds how long an object takes to come into memory.
 const activationTimeout = 10 * time.Second
 
-// activate reads an object into memory and lets its calls begin.
-func (c *class) activate(o *object) {
+// activate reads an object into memory and lets its calls begin. Chain is that
+// of the call that it is for: what begins the object is made from it too.
+func (c *class) activate(o *object, chain []string) {
 	ctx, cancel := context.WithTimeout(c.life, activationTimeout)
 	defer cancel()
-	if err := o.load(ctx); err != nil {
-		o.failed = c.notActive(o, err)
-		o.discard(false)
+	err := errors.New("it ended its goroutine")
+	defer func() { // also when the state's own code, or OnInit, panics or does that
+		if cause := recover(); cause != nil {
+			err = fmt.Errorf("panic: %v", cause)
+		}
+		if err != nil {
+			o.failed = c.notActive(o, err)
+			o.discard(false)
+		} else {
+			o.active.Store(true)
+		}
 		o.queue.Open() // those that wait find out
-		return
-	}
-	o.active.Store(true)
-	o.queue.Open()
+	}()
+	err = o.load(rpc.WithCallInfo(ctx, rpc.CallInfo{
+		Service: c.name, Method: "$init", Object: o.id, Chain: append(chain[:len(chain):len(chain)], bus.Link(c.name, o.id)),
+	}))
 }
 
 // notActive is the error of the calls of an object that can't be activated.
@@ -63,11 +73,11 @@ func (o *object) load(ctx context.Context) error {
 		rec := readRecord(last)
 		c.fault("activation")
 		rewrite := unsure || grant.Forced > 0 && rec.epoch < grant.Forced || rec.epoch > grant.Epoch
-		err := o.prove(ctx, last, &rec, rewrite)
+		end, err := o.prove(ctx, last, &rec, rewrite)
 		refused, ok := errors.AsType[*journal.Refused](err)
 		switch {
 		case err == nil:
-			return o.begin(ctx, rec)
+			return o.begin(ctx, rec, end)
 		case !ok:
 			return err
 		}
@@ -78,9 +88,18 @@ func (o *object) load(ctx context.Context) error {
 	}
 }
 
-// reread reads the record once more, which is not the one with revision rev.
+// reread reads the record once more, which is not the one with revision rev, but
+// the one with the sequence, unless that is zero: then a write is under way, and
+// what comes of it is not known yet.
 func (o *object) reread(ctx context.Context, sequence, rev uint64) (*journal.Stored, error) {
 	c := o.class
+	if sequence == 0 {
+		select {
+		case <-time.After(commitRetry):
+		case <-ctx.Done():
+		}
+		return c.journal.Last(ctx, o.key)
+	}
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
 		var m *journal.Stored
 		var err error
@@ -107,21 +126,22 @@ func (o *object) reread(ctx context.Context, sequence, rev uint64) (*journal.Sto
 // prove makes sure that the record is current and stays so until this owner
 // writes: by rewriting it, which has every commit refused that an earlier owner
 // may still have on the way, or, when there can be none, by a message that is
-// stored only if the record is the last.
-func (o *object) prove(ctx context.Context, last *journal.Stored, rec *record, rewrite bool) error {
+// stored only if the record is the last. It returns the sequence of what it has
+// stored: that of the record's commit is before it, the next one's beyond it.
+func (o *object) prove(ctx context.Context, last *journal.Stored, rec *record, rewrite bool) (uint64, error) {
 	c := o.class
-	if c.cfg.unfenced {
-		return nil
-	}
-	if !rewrite {
-		_, err := c.journal.Write(ctx, o.fence(rec.rev))
-		return err
+	if !rewrite || c.cfg.unfenced {
+		m := o.fence(rec.rev)
+		if c.cfg.unfenced {
+			m.Header = nil
+		}
+		return c.journal.Write(ctx, m)
 	}
 	rec.epoch = o.epoch
 	if last != nil && !last.Deleted() {
-		calls, err := o.keptCalls(ctx)
+		calls, err := o.keptCalls(ctx, rec.rev)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		rec.calls = calls
 	}
@@ -134,17 +154,28 @@ func (o *object) prove(ctx context.Context, last *journal.Stored, rec *record, r
 		}
 	}
 	rev, err := c.journal.Write(ctx, m)
+	if err != nil {
+		return 0, err
+	}
 	rec.rev = rev
-	return err
+	return rev, nil
 }
 
 // maxKeptCalls bounds the bytes of the identities that a rewrite carries on.
 const maxKeptCalls = 16 << 10
 
 // keptCalls collects the calls of the commits that the stream still has, so that
-// a rewrite does not push them out.
-func (o *object) keptCalls(ctx context.Context) ([]callRecord, error) {
+// a rewrite of the record with revision rev does not push them out.
+func (o *object) keptCalls(ctx context.Context, rev uint64) ([]callRecord, error) {
 	history, err := o.class.journal.History(ctx, o.key)
+	for pause := time.Millisecond; err == nil && (len(history) == 0 || history[len(history)-1].Sequence < rev); pause *= 2 {
+		select { // the replica is behind
+		case <-time.After(pause):
+			history, err = o.class.journal.History(ctx, o.key)
+		case <-ctx.Done():
+			err = journal.ErrStale
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -164,11 +195,16 @@ func (o *object) keptCalls(ctx context.Context) ([]callRecord, error) {
 	return calls, nil
 }
 
-// begin makes the object ready for calls from a record that is current.
-func (o *object) begin(ctx context.Context, rec record) error {
+// begin makes the object ready for calls from a record that is current; end is
+// what prove returned.
+func (o *object) begin(ctx context.Context, rec record, end uint64) error {
 	c := o.class
 	if !rec.exists && rec.storage { // deleted, and nobody removed the rest
-		o.purge(rec.rev)
+		rev, err := o.clear(ctx, rec, rec.rev)
+		if err != nil {
+			return fmt.Errorf("remove the storage of the deleted object: %w", err)
+		}
+		rec.rev, rec.storage, end = rev, false, rev
 	}
 	state := rec.state
 	if rec.exists {
@@ -189,12 +225,12 @@ func (o *object) begin(ctx context.Context, rec record) error {
 		return rpc.Internal.Errorf("the state of %s/%.80s can't be written as JSON: %w", c.name, o.id, err)
 	}
 	o.good, o.alarm = good, rec.alarm
-	o.rev, o.end, o.count = rec.rev, rec.rev, rec.count
+	o.rev, o.end, o.count = rec.rev, end, rec.count
 	o.storage = rec.storage && rec.exists
 	for _, call := range rec.calls {
 		o.known.add(knownCall{id: call.ID, result: call.Result, at: o.known.since})
 	}
-	snap := &snapshot{state: good, alarm: rec.alarm, rev: rec.rev, end: rec.rev, storage: o.storage}
+	snap := &snapshot{state: good, alarm: rec.alarm, rev: rec.rev, end: end, storage: o.storage}
 	if c.kind.copy != nil {
 		snap.copy = c.kind.copy(o.live)
 	}
@@ -292,9 +328,8 @@ func (o *object) readHistory(ctx context.Context) error {
 		}
 	}
 	later := o.known.calls
-	o.known.calls = nil
-	o.known.bytes = 0
-	o.known.since = since
+	o.known.calls, o.known.bytes, o.known.index, o.known.dropped = nil, 0, nil, 0
+	o.known.since = min(o.known.since, since)
 	for _, call := range append(calls, later...) {
 		o.known.add(call)
 	}

@@ -83,12 +83,23 @@ func OnInit[S any](c *Class[S], fn func(*S, Context) error) {
 
 // OnAlarm has fn run when the alarm of an object is due. It is a turn; the alarm
 // is not set any more while it runs, so that it can set the next one. When it
-// fails the alarm is set again and fn runs once more, after 2 seconds, then
-// after twice as long each time, 6 times at most; then the alarm is kept as a
-// dead letter: see Catalogue.State.
+// fails, by an error, a panic or taking too long, nothing has changed and the
+// alarm stays set: fn runs once more, after 2 seconds, then after twice as long
+// each time, 6 times at most. Then the alarm is taken off and kept as a dead
+// letter, see DeadAlarm. Setting or deleting the alarm meanwhile ends that.
 //
 // An alarm fires at least once. What fn changes of the object happens exactly
-// once, as with any turn.
+// once, as with any turn; for effects elsewhere, rpc.CallInfo.ID is the same in
+// all attempts of an alarm, and no other alarm has it. An attempt that its
+// process does not survive counts too, but for the first.
+//
+// The server's timer makes an alarm up to a quarter of a second late, when it is
+// set for less ahead than that or others are due just before. While the object
+// is paused its alarm waits, and then runs within 10 seconds.
+//
+// Interceptors see the call as the method "$alarm", which comes without the
+// headers of whoever set the alarm. Those that refuse it hold the alarm up; that
+// is no attempt.
 func OnAlarm[S any](c *Class[S], fn func(*S, Context, Alarm) error) {
 	c.mustHaveHandler(&rpc.Spec{Service: c.name, Method: "$alarm"}, fn == nil)
 	c.alarm = func(t *turn, state any, a Alarm) error { return fn(state.(*S), t, a) }
@@ -118,7 +129,8 @@ type kind struct {
 	copy   func(any) any // nil when a copy of the struct shares memory with it
 }
 
-// flat reports whether copies of a value of type t share nothing.
+// flat reports whether copies of a value of type t share nothing, and have
+// nothing that is not stored.
 func flat(t reflect.Type) bool {
 	switch t.Kind() {
 	case reflect.Bool, reflect.String, reflect.Float32, reflect.Float64, reflect.Complex64, reflect.Complex128,
@@ -129,7 +141,7 @@ func flat(t reflect.Type) bool {
 		return flat(t.Elem())
 	case reflect.Struct:
 		for i := range t.NumField() {
-			if !flat(t.Field(i).Type) {
+			if f := t.Field(i); !f.IsExported() || f.Tag.Get("json") == "-" || !flat(f.Type) {
 				return false
 			}
 		}

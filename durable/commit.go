@@ -20,10 +20,13 @@ type commit struct {
 
 	state     []byte // as the last turn left it
 	copy      any
-	alarm     time.Time
+	alarm     alarmState
 	alarmSet  bool
+	dead      []byte
+	deadSet   bool
 	events    []event
 	writes    map[string]entryWrite
+	size      int // bytes of the two
 	destroyed bool
 	last      bool // the object's memory ends with it
 	calls     []callRecord
@@ -36,7 +39,8 @@ const (
 	maxTurns        = 128     // in one commit
 	maxTurnResults  = 4 << 10 // bytes of results in one commit
 	maxTurnIDs      = 8 << 10 // bytes of identities in one commit
-	maxExtra        = 900     // messages of one commit beside the record
+	maxExtra        = 900     // events and entries of one commit, one turn's most included
+	maxExtraSize    = 4 << 20 // bytes of events and entries with which a commit takes no more turns
 	commitRetry     = 5 * time.Millisecond
 	maxCommitRetry  = 100 * time.Millisecond
 	answerTimeout   = time.Second
@@ -50,17 +54,22 @@ func newOpen(prev *commit) *commit {
 
 // full reports whether the commit takes no more turns.
 func (g *commit) full() bool {
-	return g.turns >= maxTurns || g.ids >= maxTurnIDs || g.last || len(g.events)+len(g.writes) > maxExtra/2
+	return g.turns >= maxTurns || g.ids >= maxTurnIDs || g.last || g.size >= maxExtraSize ||
+		len(g.events)+len(g.writes) > maxExtra-maxTurnEvents-maxTurnWrites
 }
 
 // add takes in what a turn asked for.
 func (g *commit) add(t *turn) {
 	g.turns++
+	g.size += t.size
 	g.events = append(g.events, t.events...)
 	if t.alarmSet {
 		g.alarmSet = true
 	}
 	g.alarm = t.alarm
+	if t.deadSet {
+		g.dead, g.deadSet = t.dead, true
+	}
 	for key, w := range t.writes {
 		if g.writes == nil {
 			g.writes = map[string]entryWrite{}
@@ -69,7 +78,8 @@ func (g *commit) add(t *turn) {
 	}
 	if t.destroyed {
 		g.destroyed, g.last = true, true
-		g.writes, g.alarm, g.alarmSet = nil, time.Time{}, true
+		g.dead, g.deadSet = nil, g.deadSet || g.alarm.dead
+		g.writes, g.alarm, g.alarmSet = nil, alarmState{}, true
 	}
 }
 
@@ -121,7 +131,7 @@ func (o *object) lead(g *commit) {
 		<-g.prev.done
 		g.prev = nil
 	}
-	o.mu.Lock()
+	o.letViews()
 	o.open, o.inflight = nil, g
 	o.mu.Unlock()
 	close(g.sealed)
@@ -141,6 +151,9 @@ func (o *object) lead(g *commit) {
 	if g.err == nil {
 		o.rev, o.end, o.storage = first, end, storage
 		o.count++
+		if g.alarmSet {
+			o.armed = first
+		}
 		o.view.Store(&snapshot{state: g.state, copy: g.copy, alarm: g.alarm, rev: first, end: end, storage: storage})
 	}
 	o.inflight = nil
@@ -179,7 +192,9 @@ func (o *object) store(g *commit) (first, end uint64, storage bool, err error) {
 	}
 	c.fault("committed")
 	if g.destroyed && rec.storage {
-		o.purge(first)
+		if _, err := o.clear(c.life, rec, first); err != nil {
+			c.log.Warn().Err(err).Str("object", o.id).Msg("the storage of a deleted object is not removed yet; its next call does it")
+		}
 	}
 	return first, first + uint64(len(msgs)) - 1, rec.storage, nil
 }
@@ -211,6 +226,9 @@ func (o *object) write(id string, msgs []journal.Message) (uint64, error) {
 			}
 			return o.resolve(id, msgs[0].Key)
 		case *journal.Rejected:
+			if sent && !e.Passing { // that says nothing of the first time
+				return o.resolve(id, msgs[0].Key)
+			}
 			if !e.Passing {
 				c.log.Error().Err(err).Str("object", o.id).Msg("commit not taken")
 				return 0, rpc.ResourceExhausted.Errorf("the change of %s/%.80s could not be stored: %w", c.name, o.id, err)

@@ -49,7 +49,8 @@ type Config struct {
 	ClockMargin time.Duration
 
 	// Interceptors wrap every call of the class; the first is the outermost.
-	// They run within the turn.
+	// They run within the turn. It ends when next returns: one that calls next
+	// again gets FailedPrecondition.
 	Interceptors []rpc.Interceptor
 
 	// Logger defaults to the one of the bus.
@@ -57,6 +58,8 @@ type Config struct {
 
 	// faults, set by tests only, is called at the steps of a turn.
 	faults func(point string)
+	// alarms are set by tests only.
+	alarms alarmTimes
 	// unfenced, set by tests only, leaves out what keeps a paused owner from
 	// doing harm.
 	unfenced bool
@@ -94,6 +97,7 @@ func (c Config) withDefaults() Config {
 	if c.ClockMargin <= 0 {
 		c.ClockMargin = c.Lease / 10
 	}
+	c.alarms = c.alarms.withDefaults()
 	c.unfenced = c.unfenced || fenceOff
 	return c
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -24,6 +25,10 @@ type event struct {
 // maxTurnEvents bounds the events of one turn.
 const maxTurnEvents = 256
 
+// maxTrace bounds each of the trace headers that an event gets from its call: who
+// sends more than W3C Baggage allows must not make the header too large.
+const maxTrace = 8 << 10
+
 // eventTTL is how long the object's own stream keeps an event. EVENTS has taken
 // it in long before.
 const eventTTL = "24h"
@@ -43,6 +48,9 @@ func (t *turn) Emit(name string, data any) error {
 	if limit := o.class.bus.MaxPayload() - room; int64(len(payload)) > limit {
 		return rpc.ResourceExhausted.Errorf("emit %s: the data has %d bytes, at most %d fit into a message", name, len(payload), limit)
 	}
+	if err := t.grow(len(payload)); err != nil {
+		return rpc.ResourceExhausted.Errorf("emit %s: %w", name, err)
+	}
 	id := nuid.Next()
 	header := nats.Header{
 		"ce-specversion": {"1.0"}, "ce-id": {id}, "ce-type": {name}, "ce-source": {"/" + o.class.name + "/" + bus.Escape(o.id)},
@@ -51,7 +59,9 @@ func (t *turn) Emit(name string, data any) error {
 	}
 	if info, ok := rpc.CallInfoFrom(t); ok {
 		for name, values := range bus.CopyTrace(nil, info.Header) {
-			header[name] = values
+			if len(strings.Join(values, "")) <= maxTrace {
+				header[name] = values
+			}
 		}
 	}
 	t.events = append(t.events, event{name: name, header: header, data: payload})

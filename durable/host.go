@@ -40,7 +40,9 @@ type class struct {
 	slots   [bus.Slots]slot
 	calls   atomic.Int64 // at work or waiting
 	sourced atomic.Bool  // EVENTS takes in what the class emits
+	fresh   bool         // nothing had been stored when the class was started
 	pauses  pauses
+	due     *dueAlarms // nil when the class has no alarms
 
 	life   context.Context // of what runs in the background
 	cancel context.CancelFunc
@@ -90,6 +92,9 @@ func (g *group) Start(ctx context.Context) error {
 
 // Stop hands the slots over and ends the classes.
 func (g *group) Stop(ctx context.Context) error {
+	for _, c := range g.classes { // while their objects are here
+		c.stopAlarms(ctx)
+	}
 	err := g.member.Stop(ctx)
 	return errors.Join(err, g.stopClasses(g.classes))
 }
@@ -110,7 +115,7 @@ func Bucket(class string) string { return "OBJECTS_" + class }
 
 func (c *class) start(ctx context.Context) error {
 	name := Bucket(c.stored)
-	_, err := c.bus.EnsureStream(ctx, jetstream.StreamConfig{
+	stream, err := c.bus.EnsureStream(ctx, jetstream.StreamConfig{
 		Name: "KV_" + name, Subjects: []string{"$KV." + name + ".>"}, Description: "durable objects of the class " + c.stored,
 		MaxMsgsPerSubject: int64(c.cfg.History), Discard: jetstream.DiscardOld, Storage: jetstream.FileStorage,
 		AllowRollup: true, AllowDirect: true, AllowAtomicPublish: true, AllowMsgTTL: true, AllowMsgSchedules: true, DenyDelete: true,
@@ -118,6 +123,7 @@ func (c *class) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	c.fresh = stream.CachedInfo().State.LastSeq == 0
 	if c.journal, err = journal.Open(c.bus, name); err != nil {
 		return err
 	}
@@ -190,8 +196,8 @@ func (c *class) Place(req *bus.Request, turn bool) (server.Place, error) {
 		o.users++ // the activation
 		s.users++
 		c.work.Go(func() {
-			c.activate(o)
-			o.leave()
+			defer o.leave()
+			c.activate(o, req.Chain)
 		})
 	}
 	if turn && o.stuck.Load() {
@@ -233,6 +239,10 @@ func (c *class) stuck(id string) *rpc.Error {
 		NotExecuted().WithRetryAfter(100 * time.Millisecond)
 }
 
+// Fresh reports whether nothing of the class had ever been stored. See
+// ownership.Host.
+func (c *class) Fresh() bool { return c.fresh }
+
 // Acquire serves a slot. See ownership.Host.
 func (c *class) Acquire(n int, g ownership.Grant) error {
 	s := &c.slots[n]
@@ -241,14 +251,35 @@ func (c *class) Acquire(n int, g ownership.Grant) error {
 	s.objects = map[string]*object{}
 	s.mu.Unlock()
 	subs, err := c.feed(n)
+	if err == nil {
+		err = s.fed(subs)
+	}
+	if err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.serving = false
+	}
+	return err
+}
+
+// fed notes the subscriptions of a slot, unless it was dropped meanwhile.
+func (s *slot) fed(subs []*nats.Subscription) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err != nil {
-		s.serving = false
-		return err
+	if s.lost {
+		unsubscribe(subs)
+		return errSlotLost
 	}
 	s.subs = subs
 	return nil
+}
+
+var errSlotLost = errors.New("the slot was lost")
+
+func unsubscribe(subs []*nats.Subscription) {
+	for _, sub := range subs {
+		_ = sub.Unsubscribe() // fails only when the connection is gone, and the subscription with it
+	}
 }
 
 // feed subscribes to the calls of a slot, under all names of the class.
@@ -261,9 +292,7 @@ func (c *class) feed(n int) ([]*nats.Subscription, error) {
 	for _, name := range names {
 		sub, err := c.service.Feed(bus.SlotSubject(name, n))
 		if err != nil {
-			for _, sub := range subs {
-				_ = sub.Unsubscribe()
-			}
+			unsubscribe(subs)
 			return nil, err
 		}
 		subs = append(subs, sub)
@@ -272,7 +301,7 @@ func (c *class) feed(n int) ([]*nats.Subscription, error) {
 }
 
 // Release stops serving a slot when its turns have ended. See ownership.Host.
-func (c *class) Release(ctx context.Context, n int) error {
+func (c *class) Release(ctx context.Context, n int) (clean bool, err error) {
 	s := &c.slots[n]
 	s.mu.Lock()
 	s.serving = false
@@ -285,39 +314,48 @@ func (c *class) Release(ctx context.Context, n int) error {
 	}
 	c.service.EndFeed(subs, deadline)
 	c.fault("hand-over")
-	s.mu.Lock()
-	if s.users == 0 {
+	if s.emptied(ctx) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
 		s.objects = nil
+		if s.lost {
+			return false, errSlotLost
+		}
+		return !s.unsure, nil
+	}
+	s.mu.Lock()
+	users, lost := s.users, s.lost
+	s.serving = !lost
+	s.mu.Unlock()
+	if lost {
+		return false, errSlotLost
+	}
+	if subs, err = c.feed(n); err == nil {
+		err = s.fed(subs)
+	}
+	return false, errors.Join(fmt.Errorf("%d calls of slot %s have not ended", users, bus.SlotToken(n)), err)
+}
+
+// emptied waits until no call has a place any more, or the slot is lost. It
+// reports false when ctx ends first.
+func (s *slot) emptied(ctx context.Context) bool {
+	s.mu.Lock()
+	if s.users == 0 || s.lost {
 		s.mu.Unlock()
-		return nil
+		return true
 	}
 	idle := make(chan struct{})
 	s.idle = idle
 	s.mu.Unlock()
 	select {
 	case <-idle:
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.idle, s.objects = nil, nil
-		if s.lost {
-			return errors.New("the slot was lost")
-		}
-		return nil
+		return true
 	case <-ctx.Done():
 	}
 	s.mu.Lock()
-	users, lost := s.users, s.lost
-	s.idle = nil
-	s.serving = !lost
-	s.mu.Unlock()
-	if lost {
-		return errors.New("the slot was lost")
-	}
-	subs, err := c.feed(n)
-	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.subs = subs
-	return errors.Join(fmt.Errorf("%d calls of slot %s have not ended", users, bus.SlotToken(n)), err)
+	s.idle = nil
+	return s.users == 0
 }
 
 // Drop stops serving a slot at once. See ownership.Host.
@@ -326,9 +364,7 @@ func (c *class) Drop(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.serving, s.lost = false, true
-	for _, sub := range s.subs {
-		_ = sub.Unsubscribe()
-	}
+	unsubscribe(s.subs)
 	s.subs = nil
 	for _, o := range s.objects {
 		o.gone.Store(true)

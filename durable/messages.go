@@ -14,9 +14,12 @@ import (
 	"rpc.do/durable/internal/journal"
 )
 
-// deletedTTL is how long the bucket remembers that an object or an entry was
-// deleted.
-const deletedTTL = "3600s"
+const (
+	// deletedTTL is how long the bucket remembers that an object was deleted.
+	deletedTTL = "3600s"
+	// entryTTL is the same for an entry. Lists read past what is remembered.
+	entryTTL = 10 * time.Second
+)
 
 // messages writes a commit: the record first, whose expectation all depend on.
 // When there is nothing but the state it is one message.
@@ -35,8 +38,14 @@ func (o *object) messages(g *commit, rec record, rev uint64) []journal.Message {
 		}
 	}
 	msgs := []journal.Message{head}
-	if g.alarmSet {
+	if g.alarmSet && rec.alarm.set() {
 		msgs = append(msgs, o.alarmMessage(rec.alarm))
+	} else if g.alarmSet { // it takes no message of its own (ADR-51)
+		head.Header[journal.HeaderScheduleNext] = []string{"purge"}
+		head.Header[journal.HeaderScheduler] = []string{c.journal.Subject(alarmPrefix + o.key)}
+	}
+	if g.deadSet {
+		msgs = append(msgs, o.deadMessage(g.dead))
 	}
 	for i := range g.events {
 		msgs = append(msgs, g.events[i].message(rec.commit, i))
@@ -45,7 +54,7 @@ func (o *object) messages(g *commit, rec record, rev uint64) []journal.Message {
 		m := journal.Message{Key: o.key + "." + bus.Escape(key), Data: g.writes[key].value}
 		if m.Data == nil {
 			m.Header = nats.Header{
-				journal.HeaderOperation: {"PURGE"}, journal.HeaderRollup: {"sub"}, journal.HeaderTTL: {deletedTTL},
+				journal.HeaderOperation: {"PURGE"}, journal.HeaderRollup: {"sub"}, journal.HeaderTTL: {entryTTL.String()},
 			}
 		}
 		msgs = append(msgs, m)
@@ -53,53 +62,36 @@ func (o *object) messages(g *commit, rec record, rev uint64) []journal.Message {
 	return msgs
 }
 
-// alarmMessage arms the object's alarm, or disarms it (ADR-51).
-func (o *object) alarmMessage(at time.Time) journal.Message {
+// clear removes what a deleted object had in its storage when the record with
+// revision rev deleted it. Then it rewrites the record, for the bucket to forget
+// the object in time, and returns its revision. What clear leaves undone, the
+// object's next activation does.
+func (o *object) clear(ctx context.Context, rec record, rev uint64) (uint64, error) {
 	c := o.class
-	if at.IsZero() {
-		return journal.Message{Key: fencePrefix + bus.SlotToken(bus.Slot(o.id)), Header: nats.Header{
-			journal.HeaderScheduleNext: {"purge"},
-			journal.HeaderScheduler:    {c.journal.Subject(alarmPrefix + o.key)},
-		}}
-	}
-	return journal.Message{Key: alarmPrefix + o.key, Header: nats.Header{
-		journal.HeaderSchedule: {"@at " + at.UTC().Format(time.RFC3339Nano)},
-		journal.HeaderTarget:   {c.journal.Subject(duePrefix + o.key)},
-		journal.HeaderRollup:   {"sub"},
-	}}
-}
-
-// purge removes what a deleted object had in its storage, up to the record that
-// deleted it, and then lets the bucket forget the object. When it fails, the
-// next activation does it.
-func (o *object) purge(rev uint64) {
-	c := o.class
-	ctx, cancel := context.WithTimeout(c.life, readbackTimeout)
+	ctx, cancel := context.WithTimeout(ctx, readbackTimeout)
 	defer cancel()
 	request, err := json.Marshal(map[string]any{"filter": c.journal.Subject(o.key + ".>"), "seq": rev})
-	if err == nil {
-		err = c.journal.Purge(ctx, request)
-	}
 	if err != nil {
-		c.log.Warn().Err(err).Str("object", o.id).Msg("the storage of a deleted object is not removed yet")
+		return 0, err
 	}
-}
-
-// tombstone is the record of a deleted object whose storage is gone.
-func tombstone(key string, rec record, rev uint64) journal.Message {
+	if err := c.journal.Purge(ctx, request); err != nil {
+		return 0, err
+	}
 	rec.storage = false
 	h := rec.header(rev)
 	h[journal.HeaderOperation] = []string{"PURGE"}
 	h[journal.HeaderRollup] = []string{"sub"}
 	h[journal.HeaderTTL] = []string{deletedTTL}
-	return journal.Message{Key: key, Header: h}
+	return c.journal.Write(ctx, journal.Message{Key: o.key, Header: h})
 }
 
 // fence is a message that says nothing but that the record's revision was rev
 // when it was stored.
 func (o *object) fence(rev uint64) journal.Message {
-	return journal.Message{Key: fencePrefix + bus.SlotToken(bus.Slot(o.id)), Header: nats.Header{
+	return journal.Message{Key: o.fenceKey(), Header: nats.Header{
 		journal.HeaderExpect:        {strconv.FormatUint(rev, 10)},
 		journal.HeaderExpectSubject: {o.class.journal.Subject(o.key)},
 	}}
 }
+
+func (o *object) fenceKey() string { return fencePrefix + bus.SlotToken(bus.Slot(o.id)) }

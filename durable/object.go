@@ -31,9 +31,9 @@ type object struct {
 	view   atomic.Pointer[snapshot]
 
 	// What follows belongs to the turn that runs, or to the activation.
-	live   any       // *S, with all turns that have been run
-	good   []byte    // live after the last turn that returned nil
-	alarm  time.Time // as live
+	live   any        // *S, with all turns that have been run
+	good   []byte     // live after the last turn that returned nil
+	alarm  alarmState // as live
 	failed *rpc.Error
 	known  knownCalls
 	watch  *time.Timer // ends the turn's time
@@ -42,9 +42,11 @@ type object struct {
 	rev      uint64     // of the record
 	end      uint64     // the last sequence of the commit that wrote it
 	count    uint64     // of commits
+	armed    uint64     // the record with which the alarm was last set; zero when that is not known
 	storage  bool
 	open     *commit // takes in turns
 	inflight *commit
+	holds    viewHolds
 	running  turnWatch
 }
 
@@ -52,6 +54,7 @@ type object struct {
 type turnWatch struct {
 	call  server.ObjectCall
 	on    bool
+	until time.Time
 	overs bool // its time is over
 }
 
@@ -59,7 +62,7 @@ type turnWatch struct {
 type snapshot struct {
 	state []byte // nil for one that is not
 	copy  any    // *S to copy from, when that is enough
-	alarm time.Time
+	alarm alarmState
 	rev   uint64
 	end   uint64
 	// storage says that the object has had keyed storage.
@@ -141,7 +144,7 @@ func (o *object) discard(unsure bool) {
 // startWatch begins the time limit of a turn.
 func (o *object) startWatch(call server.ObjectCall) {
 	o.mu.Lock()
-	o.running = turnWatch{call: call, on: true}
+	o.running = turnWatch{call: call, on: true, until: time.Now().Add(o.class.cfg.TurnTimeout)}
 	o.mu.Unlock()
 	if o.watch == nil {
 		o.watch = time.AfterFunc(o.class.cfg.TurnTimeout, o.overrun)
@@ -167,7 +170,7 @@ func (o *object) stopWatch() (over bool) {
 // can't commit any more either.
 func (o *object) overrun() {
 	o.mu.Lock()
-	if !o.running.on {
+	if !o.running.on || time.Now().Before(o.running.until) { // it was set for an earlier turn
 		o.mu.Unlock()
 		return
 	}
@@ -192,6 +195,12 @@ type knownCalls struct {
 	// the history is read, it is the activation.
 	since   lease.Instant
 	history bool // the kept commits have been read
+	// retried says that a retry has come: the first attempt may come after it.
+	retried bool
+	// index has the places of the calls, counted with those that have been
+	// dropped. It is made when a call is looked for, which few objects need.
+	index   map[string]int
+	dropped int
 }
 
 type knownCall struct {
@@ -210,9 +219,16 @@ const (
 func (k *knownCalls) add(call knownCall) {
 	k.calls = append(k.calls, call)
 	k.bytes += len(call.result)
+	if k.index != nil {
+		k.index[call.id] = k.dropped + len(k.calls) - 1
+	}
 	for len(k.calls) > 1 && (len(k.calls) > maxKnown || k.bytes > maxResults || k.calls[0].at.Since() > knownFor) {
 		k.bytes -= len(k.calls[0].result)
 		k.since = max(k.since, k.calls[0].at+1)
+		if k.index[k.calls[0].id] == k.dropped {
+			delete(k.index, k.calls[0].id)
+		}
+		k.dropped++
 		k.calls[0] = knownCall{} // the slice keeps it until it grows
 		k.calls = k.calls[1:]
 	}
@@ -220,10 +236,15 @@ func (k *knownCalls) add(call knownCall) {
 
 // find returns the call with that identity.
 func (k *knownCalls) find(id string) (knownCall, bool) {
-	for i := len(k.calls) - 1; i >= 0; i-- {
-		if k.calls[i].id == id {
-			return k.calls[i], true
+	if k.index == nil {
+		k.index = make(map[string]int, len(k.calls))
+		for i, call := range k.calls {
+			k.index[call.id] = k.dropped + i
 		}
 	}
-	return knownCall{}, false
+	i, ok := k.index[id]
+	if !ok {
+		return knownCall{}, false
+	}
+	return k.calls[i-k.dropped], true
 }

@@ -17,7 +17,6 @@ const (
 	headerCommit = "Rpc-Commit" // "<how many, ever>-<unique>"
 	headerCalls  = "Rpc-Calls"  // identities and results of the turns, as JSON
 	headerEpoch  = "Rpc-Epoch"  // of the slot, when the record was written
-	headerAlarm  = "Rpc-Alarm"  // unix ms
 	headerSchema = "Rpc-Schema" // absent for 0
 	headerKeys   = "Rpc-Storage"
 )
@@ -30,7 +29,7 @@ type record struct {
 	commit  string
 	count   uint64 // of commits
 	epoch   uint64
-	alarm   time.Time
+	alarm   alarmState
 	schema  int
 	storage bool // the object has had keyed storage
 	calls   []callRecord
@@ -63,9 +62,7 @@ func readRecord(m *journal.Stored) record {
 	}
 	r.exists, r.state = true, m.Data
 	r.schema, _ = strconv.Atoi(m.Header.Get(headerSchema))
-	if ms, err := strconv.ParseInt(m.Header.Get(headerAlarm), 10, 64); err == nil {
-		r.alarm = time.UnixMilli(ms)
-	}
+	r.alarm = readAlarm(m.Header)
 	return r
 }
 
@@ -81,9 +78,7 @@ func (r *record) header(rev uint64) nats.Header {
 			h[headerCalls] = []string{string(calls)}
 		}
 	}
-	if !r.alarm.IsZero() {
-		h[headerAlarm] = []string{strconv.FormatInt(r.alarm.UnixMilli(), 10)}
-	}
+	r.alarm.write(h)
 	if r.schema != 0 {
 		h[headerSchema] = []string{strconv.Itoa(r.schema)}
 	}

@@ -1,9 +1,11 @@
 package durable
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -40,8 +42,11 @@ type entryWrite struct{ value []byte }
 // maxKey bounds the key of an entry, in bytes.
 const maxKey = 256
 
-// maxTurnWrites bounds the entries that one turn writes.
-const maxTurnWrites = 400
+// Bounds of what one turn writes.
+const (
+	maxTurnWrites = 400      // entries
+	maxTurnSize   = 16 << 20 // bytes of entries and events
+)
 
 func checkKey(key string) error {
 	switch {
@@ -62,6 +67,9 @@ func (t *turn) Storage() Storage { return turnStorage{t} }
 type turnStorage struct{ turn *turn }
 
 func (s turnStorage) Put(key string, value any) error {
+	if err := checkKey(key); err != nil {
+		return err
+	}
 	data, err := json.Marshal(value)
 	if err != nil {
 		return rpc.InvalidArgument.Errorf("storage key %.80q: the value can't be written as JSON: %w", key, err)
@@ -72,20 +80,35 @@ func (s turnStorage) Put(key string, value any) error {
 	return s.write(key, entryWrite{data})
 }
 
-func (s turnStorage) Delete(key string) error { return s.write(key, entryWrite{}) }
-
-func (s turnStorage) write(key string, w entryWrite) error {
+func (s turnStorage) Delete(key string) error {
 	if err := checkKey(key); err != nil {
 		return err
 	}
+	return s.write(key, entryWrite{})
+}
+
+func (s turnStorage) write(key string, w entryWrite) error {
 	t := s.turn
-	if _, again := t.writes[key]; !again && len(t.writes) == maxTurnWrites {
+	before, again := t.writes[key]
+	if !again && len(t.writes) == maxTurnWrites {
 		return rpc.ResourceExhausted.Errorf("storage key %.80q: a turn writes at most %d entries", key, maxTurnWrites)
+	}
+	if err := t.grow(len(w.value) - len(before.value)); err != nil {
+		return rpc.ResourceExhausted.Errorf("storage key %.80q: %w", key, err)
 	}
 	if t.writes == nil {
 		t.writes = map[string]entryWrite{}
 	}
 	t.writes[key] = w
+	return nil
+}
+
+// grow adds to the size of what the turn writes.
+func (t *turn) grow(n int) error {
+	if size := t.size + n; n > 0 && size > maxTurnSize {
+		return fmt.Errorf("the turn's entries and events would have %d bytes, at most %d are stored at once", size, maxTurnSize)
+	}
+	t.size += n
 	return nil
 }
 
@@ -104,14 +127,18 @@ func (s turnStorage) Get(key string, value any) (bool, error) {
 
 func (s turnStorage) List(opts ListOptions) ([]Entry, error) {
 	t := s.turn
-	bounded := opts
-	bounded.Limit = 0        // what is not stored yet may take the places
+	all := map[string]json.RawMessage{}
 	unstored := t.unstored() // before what is stored, or something might be in neither
-	stored, err := listEntries(t, t.object, t.base(), bounded)
+	wider := opts
+	for _, writes := range unstored {
+		if opts.Limit > 0 {
+			wider.Limit += len(writes) // any of them may be deleted
+		}
+	}
+	stored, err := listEntries(t, t.object, t.base(), wider)
 	if err != nil {
 		return nil, err
 	}
-	all := map[string]json.RawMessage{}
 	for _, e := range stored {
 		all[e.Key] = e.Value
 	}
@@ -120,7 +147,7 @@ func (s turnStorage) List(opts ListOptions) ([]Entry, error) {
 			if w.value == nil {
 				delete(all, key)
 			} else if opts.has(key) {
-				all[key] = w.value
+				all[key] = bytes.Clone(w.value)
 			}
 		}
 	}
@@ -136,7 +163,7 @@ func (t *turn) base() readBase {
 	o := t.object
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return readBase{rev: o.rev, end: o.end, storage: o.storage}
+	return readBase{end: o.end, storage: o.storage}
 }
 
 // unstored returns what has been written and may not be stored yet, the oldest
@@ -166,8 +193,7 @@ func (t *turn) written(key string) (entryWrite, bool) {
 
 // readBase says what a read of the storage must have seen.
 type readBase struct {
-	rev     uint64 // of the record
-	end     uint64 // last sequence of its commit
+	end     uint64 // the last sequence of the object's last commit, or one after it
 	storage bool
 	exactly bool // and nothing newer
 }
@@ -176,12 +202,19 @@ type readBase struct {
 var errNewer = errors.New("durable: the storage has been written meanwhile")
 
 // read returns the last messages of keys of the object's storage, which may have
-// wildcards.
+// wildcards. What is read exactly is the storage as of base, whatever has been
+// written since: an entry that has been set or deleted since would show it, and
+// so would the record of an object that has been destroyed.
 func (o *object) read(ctx context.Context, base readBase, keys ...string) ([]*journal.Stored, error) {
 	if !base.storage {
 		return nil, nil
 	}
-	all, err := o.class.journal.LastOf(ctx, base.end, append([]string{o.key}, keys...)...)
+	// The fence is there when no entry is, and much smaller than the record.
+	keys = slices.Concat(keys, []string{o.fenceKey()})
+	all, err := o.class.journal.LastOf(ctx, base.end, o.key, keys...)
+	if err == nil && base.exactly && !slices.ContainsFunc(all, o.isEntry) {
+		all, err = o.class.journal.LastOf(ctx, base.end, o.key, append(keys, o.key)...)
+	}
 	if err != nil {
 		if errors.Is(err, journal.ErrTooMany) {
 			return nil, err
@@ -190,16 +223,20 @@ func (o *object) read(ctx context.Context, base readBase, keys ...string) ([]*jo
 	}
 	entries := all[:0]
 	for _, m := range all {
-		switch {
-		case m.Key != o.key:
-			if !m.Deleted() {
-				entries = append(entries, m)
-			}
-		case base.exactly && m.Sequence != base.rev:
+		entry := o.isEntry(m)
+		if base.exactly && (entry && m.Sequence > base.end || m.Key == o.key && m.Deleted()) {
 			return nil, errNewer
+		}
+		if entry && !m.Deleted() {
+			entries = append(entries, m)
 		}
 	}
 	return entries, nil
+}
+
+// isEntry reports whether a message is of the object's storage.
+func (o *object) isEntry(m *journal.Stored) bool {
+	return len(m.Key) > len(o.key) && m.Key[len(o.key)] == '.' && m.Key[:len(o.key)] == o.key
 }
 
 func readEntry(ctx context.Context, o *object, base readBase, key string, value any) (bool, error) {
@@ -210,8 +247,11 @@ func readEntry(ctx context.Context, o *object, base readBase, key string, value 
 	return true, Entry{key, found[0].Data}.Decode(value)
 }
 
-// pageSize is how many entries are read at once.
-const pageSize = 1000
+// Bounds of the keys that one request has.
+const (
+	pageSize  = 1000
+	pageBytes = 256 << 10
+)
 
 func listEntries(ctx context.Context, o *object, base readBase, opts ListOptions) ([]Entry, error) {
 	var entries []Entry
@@ -235,16 +275,29 @@ func listEntries(ctx context.Context, o *object, base readBase, opts ListOptions
 	if err != nil {
 		return nil, err
 	}
-	for page := range slices.Chunk(keys, pageSize) {
-		if opts.Limit > 0 && len(entries) >= opts.Limit {
-			break
-		}
-		if found, err = o.read(ctx, base, page...); err != nil {
+	for {
+		n := o.page(keys)
+		if found, err = o.read(ctx, base, keys[:n]...); err != nil { // with no keys, too: the object may have been destroyed
 			return nil, err
 		}
 		take(found)
+		keys = keys[n:]
+		if len(keys) == 0 || opts.Limit > 0 && len(entries) >= opts.Limit {
+			return opts.order(entries), nil
+		}
 	}
-	return opts.order(entries), nil
+}
+
+// page returns how many of the keys are asked for at once.
+func (o *object) page(keys []string) int {
+	size, limit := 0, min(pageBytes, int(o.class.bus.MaxPayload()/2))
+	for i, key := range keys {
+		size += len(o.class.journal.Subject(key)) + len(`"",`)
+		if i == pageSize || i > 0 && size > limit {
+			return i
+		}
+	}
+	return len(keys)
 }
 
 // entryKeys returns the keys that a list may have, as they are in the stream and

@@ -3,13 +3,18 @@ package durable
 import (
 	"context"
 
-	"rpc.do"
+	"rpc.do/bus"
+	"rpc.do/server"
 )
 
-type pauses struct{}
+func registerSystem(c *class) {
+	server.HandleSystem(c.service, bus.MethodDestroy, c.destroy)
+	registerAlarm(c)
+}
 
-func (p *pauses) check(c *class, id, method string) *rpc.Error { return nil }
-
-func registerSystem(c *class) {}
-
-func (c *class) startSystem(ctx context.Context) error { return nil }
+func (c *class) startSystem(ctx context.Context) error {
+	if err := c.pauses.start(ctx, c); err != nil {
+		return err
+	}
+	return c.startAlarms(ctx)
+}

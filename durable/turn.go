@@ -17,33 +17,25 @@ type turn struct {
 	context.Context
 	object *object
 
-	alarm     time.Time
-	alarmSet  bool // set or deleted
+	alarm     alarmState
+	alarmSet  bool   // set or deleted
+	alarmRun  bool   // it has fired, or counts one more attempt
+	dead      []byte // the dead letter, nil for none
+	deadSet   bool   // it has been written or deleted
 	events    []event
 	writes    map[string]entryWrite
+	size      int // bytes of the two
 	destroyed bool
 	failed    error // of what has no error to return
 }
 
 func (t *turn) ID() string { return t.object.id }
 
-func (t *turn) Alarm() (time.Time, bool) { return t.alarm, !t.alarm.IsZero() }
-
-func (t *turn) SetAlarm(at time.Time) {
-	if at.Year() < 1970 || at.Year() > 9999 {
-		t.failed = rpc.InvalidArgument.Errorf("an alarm at %v: want a time from 1970 to 9999", at)
-		return
-	}
-	t.alarm, t.alarmSet = at.Truncate(time.Millisecond), true
-}
-
-func (t *turn) DeleteAlarm() { t.alarm, t.alarmSet = time.Time{}, true }
-
 func (t *turn) Destroy() { t.destroyed = true }
 
 // effects reports whether the turn has something to store beside the state.
 func (t *turn) effects() bool {
-	return t.alarmSet || t.destroyed || len(t.events) > 0 || len(t.writes) > 0
+	return t.alarmSet || t.alarmRun || t.destroyed || len(t.events) > 0 || len(t.writes) > 0
 }
 
 // turn runs one turn and returns when what it did is stored. Result points to
@@ -54,7 +46,10 @@ func (c *class) turn(ctx context.Context, call server.ObjectCall, result any, fn
 		return err
 	}
 	req := call.Request()
-	if repeated(req) {
+	if call.Ended() {
+		return rpc.FailedPrecondition.Errorf("%s.%s of the object %.80s: an interceptor called next again after the turn had ended", c.name, req.Method, o.id)
+	}
+	if o.known.retried || repeated(req) {
 		if done, err := o.recall(ctx, call, result); done || err != nil {
 			return err
 		}
@@ -151,6 +146,9 @@ func (o *object) run(t *turn, call server.ObjectCall, fn func(*turn, any) error)
 
 // rollback makes the state what it was before the turn.
 func (o *object) rollback(t *turn) {
+	if !o.active.Load() {
+		return // it does not come to be
+	}
 	live, err := o.class.kind.decode(o.good)
 	if err != nil { // it could be read before
 		o.class.log.Error().Err(err).Str("object", o.id).Msg("the state can't be read back; it is read from the bus again")
@@ -187,28 +185,37 @@ const room = 20 << 10
 // settle adds what a turn did to the next commit. The commit is nil when there
 // is nothing to wait for; leads says that the caller is to see it through.
 func (o *object) settle(t *turn, id string, result any) (g *commit, leads bool, err error) {
+	settled := false
+	defer func() { // also when what writes JSON panics
+		if !settled {
+			o.rollback(t)
+		}
+	}()
 	state, err := json.Marshal(o.live)
 	if err != nil {
-		o.rollback(t)
 		return nil, false, rpc.Internal.Errorf("the state of %s/%.80s can't be written as JSON: %w", o.class.name, o.id, err)
 	}
 	if size, limit := int64(len(state)), o.class.bus.MaxPayload()-room; size > limit {
-		o.rollback(t)
 		return nil, false, rpc.ResourceExhausted.Errorf("the state of %s/%.80s would have %d bytes, at most %d fit into a message (max_payload less %d); nothing was changed",
 			o.class.name, o.id, size, limit, room)
 	}
 	changed := !bytes.Equal(state, o.good)
 	if !changed && !t.effects() {
+		settled = true
 		return o.pending(), false, nil // the result may depend on what is not stored yet
 	}
 	var recorded json.RawMessage
 	if result != nil {
 		recorded, err = json.Marshal(result)
 		if err != nil {
-			o.rollback(t)
 			return nil, false, rpc.Internal.Errorf("the result of %s/%.80s can't be written as JSON: %w", o.class.name, o.id, err)
 		}
+		if size, limit := int64(len(recorded)), o.class.bus.MaxPayload(); size > limit {
+			return nil, false, rpc.ResourceExhausted.Errorf("the result of %s/%.80s has %d bytes, at most %d fit into a message; nothing was changed",
+				o.class.name, o.id, size, limit)
+		}
 	}
+	settled = true
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	g = o.open
@@ -236,11 +243,10 @@ func (o *object) recall(ctx context.Context, call server.ObjectCall, result any)
 	if done, err := o.replay(req.ID, result); done {
 		return true, err
 	}
-	if req.Age == 0 && req.Attempt == 1 {
-		return false, nil // not a retry, as far as anybody can tell
-	}
-	first := o.firstAttempt(req)
-	if first < o.known.since && !o.known.history {
+	retry := req.Age > 0 || req.Attempt > 1 // or, with an identity of the caller's own, nobody can tell
+	o.known.retried = o.known.retried || retry
+	first := firstAttempt(call)
+	if (first < o.known.since || !retry && !req.Once) && !o.known.history {
 		if err := o.readHistory(ctx); err != nil {
 			return false, err
 		}
@@ -248,7 +254,7 @@ func (o *object) recall(ctx context.Context, call server.ObjectCall, result any)
 			return true, err
 		}
 	}
-	if first < o.known.since {
+	if retry && first < o.known.since {
 		return false, rpc.Aborted.Errorf("%s.%s of the object %.80s: the first attempt was made %v ago and may have had its effect; what it returned is not kept any more, so it is not run again",
 			o.class.name, req.Method, o.id, first.Since().Round(time.Millisecond))
 	}
@@ -277,12 +283,14 @@ func (o *object) replay(id string, result any) (done bool, err error) {
 
 // firstAttempt is when the first attempt of a call was made, at the latest. The
 // age is by the caller's own clock, so what the retry took to get here is to be
-// added: what the two wall clocks say of it, if that is more than nothing.
-func (o *object) firstAttempt(req *bus.Request) lease.Instant {
+// added: what the two wall clocks say of it, if that is more than nothing, and
+// what it has waited here.
+func firstAttempt(call server.ObjectCall) lease.Instant {
 	const doubt = 10 * time.Millisecond
-	age := req.Age + doubt
+	req := call.Request()
+	age := req.Age + doubt + time.Since(call.Received())
 	if !req.Sent.IsZero() {
-		age += max(time.Since(req.Sent), 0)
+		age += max(call.Received().Sub(req.Sent), 0)
 	}
 	return lease.Now() - lease.Instant(age)
 }
@@ -293,6 +301,8 @@ func (c *class) view(ctx context.Context, call server.ObjectCall, fn func(*view,
 	if call.Place().Queue() != nil { // it waited for the activation
 		call.EndTurn()
 	}
+	var hold hold
+	defer hold.end() // also when the handler panics
 	for try := 0; ; try++ {
 		if err := o.usable(); err != nil {
 			return err
@@ -305,7 +315,7 @@ func (c *class) view(ctx context.Context, call server.ObjectCall, fn func(*view,
 		v := &view{Context: ctx, object: o, snap: snap}
 		err = fn(v, state)
 		if v.stale && try < maxViewTries {
-			if err := v.wait(ctx, try); err != nil {
+			if err := hold.begin(ctx, o, try); err != nil {
 				return err
 			}
 			continue
@@ -314,10 +324,10 @@ func (c *class) view(ctx context.Context, call server.ObjectCall, fn func(*view,
 			return rpc.Aborted.Errorf("%s/%.80s: the object is written all the time, so a view of its storage finds no moment; read what belongs together from the state, or in a turn",
 				c.name, o.id)
 		}
-		if err != nil {
-			return err
+		if moved := o.moved(); moved != nil { // the lease must hold when the answer leaves, which an error is, too
+			return moved
 		}
-		return o.moved() // the lease must hold when the answer leaves
+		return err
 	}
 }
 

@@ -16,11 +16,11 @@ type view struct {
 
 // maxViewTries bounds how often a view of the storage begins again because the
 // object was written meanwhile.
-const maxViewTries = 20
+const maxViewTries = 10
 
 func (v *view) ID() string { return v.object.id }
 
-func (v *view) Alarm() (time.Time, bool) { return v.snap.alarm, !v.snap.alarm.IsZero() }
+func (v *view) Alarm() (time.Time, bool) { return v.snap.alarm.at, v.snap.alarm.set() }
 
 func (v *view) Storage() ReadStorage { return viewStorage{v} }
 
@@ -41,7 +41,7 @@ func (s viewStorage) List(opts ListOptions) ([]Entry, error) {
 }
 
 func (v *view) base() readBase {
-	return readBase{rev: v.snap.rev, end: v.snap.end, storage: v.snap.storage, exactly: true}
+	return readBase{end: v.snap.end, storage: v.snap.storage, exactly: true}
 }
 
 func (v *view) note(err error) error {
@@ -51,11 +51,34 @@ func (v *view) note(err error) error {
 	return err
 }
 
-// wait lets the commit end that is under way, before the view begins again.
-func (v *view) wait(ctx context.Context, try int) error {
-	o := v.object
+// hold is what a view has on its object that has found no moment between two
+// commits: the next one waits for the view, though not for long.
+type hold struct{ object *object }
+
+// viewHolds are the holds on an object.
+type viewHolds struct {
+	n    int
+	none chan struct{} // closed when n gets zero
+}
+
+const (
+	// freeTries is how often a view begins before it gets a hold.
+	freeTries = 2
+	// maxHold is how long a commit waits for views.
+	maxHold = 50 * time.Millisecond
+)
+
+// begin lets the commit end that is under way, before the view begins once more.
+func (h *hold) begin(ctx context.Context, o *object, try int) error {
+	h.end()
 	o.mu.Lock()
 	g := o.inflight
+	if try+1 >= freeTries {
+		h.object = o
+		if o.holds.n++; o.holds.n == 1 {
+			o.holds.none = make(chan struct{})
+		}
+	}
 	o.mu.Unlock()
 	if g == nil {
 		return nil
@@ -65,5 +88,40 @@ func (v *view) wait(ctx context.Context, try int) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+func (h *hold) end() {
+	o := h.object
+	if o == nil {
+		return
+	}
+	h.object = nil
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.holds.n--; o.holds.n == 0 {
+		close(o.holds.none)
+	}
+}
+
+// letViews waits for the views that have a hold and returns with the object
+// locked.
+func (o *object) letViews() {
+	o.mu.Lock()
+	if o.holds.n == 0 {
+		return
+	}
+	over := time.NewTimer(maxHold)
+	defer over.Stop()
+	for o.holds.n > 0 {
+		none := o.holds.none
+		o.mu.Unlock()
+		select {
+		case <-none:
+			o.mu.Lock()
+		case <-over.C:
+			o.mu.Lock()
+			return
+		}
 	}
 }

@@ -89,11 +89,14 @@ func (c ObjectCall) Place() Place { return c.job.place }
 // Request returns the request. It is not to be changed.
 func (c ObjectCall) Request() *bus.Request { return &c.job.req }
 
+// Received returns when the request came in.
+func (c ObjectCall) Received() time.Time { return c.job.received }
+
 // EndTurn lets the object's next call run while this one goes on. It is called
-// from the handler's goroutine, at most once.
+// from the handler's goroutine.
 func (c ObjectCall) EndTurn() {
 	j := c.job
-	if j.place.Queue() == nil {
+	if j.left || j.place.Queue() == nil {
 		return
 	}
 	j.left = true
@@ -101,6 +104,9 @@ func (c ObjectCall) EndTurn() {
 		j.svc.intake.call(next)
 	}
 }
+
+// Ended reports whether EndTurn has been called.
+func (c ObjectCall) Ended() bool { return c.job.left }
 
 // Cancel ends the call with err and cancels its context. The handler goes on
 // until it notices.
@@ -187,10 +193,10 @@ func (s *Service) place(j *job, forward bool) error {
 		if !ok {
 			return err
 		}
-		if codec, known := s.bus.Codec(j.req.ContentType); !forward || j.req.Direct || !known || codec != bus.Codec(bus.JSON{}) {
+		if !forward || j.req.Direct {
 			return elsewhere.Err
 		}
-		j.ep = s.forwarding(j.ep)
+		j.ep = s.forwarding(j.ep, &j.req)
 		j.gate = s.gate
 		return nil
 	}
@@ -211,16 +217,26 @@ func (j *job) leavePlace() {
 	}
 }
 
-// forwarding is an endpoint that has the object's owner run the call.
-func (s *Service) forwarding(to *endpoint) *endpoint {
+// forwarding is an endpoint that has the object's owner run the call. Params in
+// JSON go on as they are: the owner may know more fields.
+func (s *Service) forwarding(to *endpoint, req *bus.Request) *endpoint {
+	newFrame := to.newFrame
+	if codec, known := s.bus.Codec(req.ContentType); known && codec == bus.Codec(bus.JSON{}) && len(req.Payload) > 0 {
+		newFrame = func() (any, any) { return new(json.RawMessage), new(json.RawMessage) }
+	}
 	return &endpoint{
-		name: to.name, spec: to.spec, gate: s.gate,
-		newFrame: func() (any, any) { return new(json.RawMessage), new(json.RawMessage) },
+		name: to.name, spec: to.spec, gate: s.gate, newFrame: newFrame,
 		run: func(ctx context.Context, call *rpc.Call) error {
+			params, err := json.Marshal(call.Params)
+			if err != nil {
+				return err
+			}
 			j := ctx.Value(jobKey{}).(*job)
-			result, err := s.objects.Forward(ctx, &j.req, *call.Params.(*json.RawMessage))
-			*call.Result.(*json.RawMessage) = result
-			return err
+			result, err := s.objects.Forward(ctx, &j.req, params)
+			if err != nil {
+				return err
+			}
+			return json.Unmarshal(result, call.Result)
 		},
 	}
 }

@@ -52,6 +52,7 @@ type Journal struct {
 	prefix string // of the subjects, with the dot
 
 	acks    acks
+	gathers gathers
 	batches chan struct{} // places for atomic batches in flight
 }
 
@@ -59,7 +60,7 @@ type Journal struct {
 // server allows 50 for all of them.
 const maxBatches = 16
 
-// Open returns the journal of a key-value bucket. It holds a subscription until
+// Open returns the journal of a key-value bucket. It holds subscriptions until
 // Close.
 func Open(b *bus.Bus, bucket string) (*Journal, error) {
 	j := &Journal{
@@ -69,11 +70,18 @@ func Open(b *bus.Bus, bucket string) (*Journal, error) {
 	if err := j.acks.open(b); err != nil {
 		return nil, fmt.Errorf("journal of %s: %w", bucket, err)
 	}
+	if err := j.gathers.open(b); err != nil {
+		j.acks.close()
+		return nil, fmt.Errorf("journal of %s: %w", bucket, err)
+	}
 	return j, nil
 }
 
-// Close ends the journal: writes that wait for an answer get none.
-func (j *Journal) Close() { j.acks.close() }
+// Close ends the journal: writes and reads that wait for an answer get none.
+func (j *Journal) Close() {
+	j.acks.close()
+	j.gathers.close()
+}
 
 // Subject returns the subject of a key.
 func (j *Journal) Subject(key string) string { return j.prefix + key }

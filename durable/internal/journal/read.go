@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -65,138 +66,140 @@ func (j *Journal) At(ctx context.Context, sequence uint64) (*Stored, error) {
 
 // History returns the kept messages of a key, the oldest first.
 func (j *Journal) History(ctx context.Context, key string) ([]*Stored, error) {
-	all, _, err := j.many(ctx, directGet{NextFor: j.prefix + key, Seq: 1, Batch: 256})
-	return all, err
+	var all []*Stored
+	for get := (directGet{NextFor: j.prefix + key, Seq: 1, Batch: 256, MaxBytes: maxReadBytes}); ; {
+		found, end, err := j.many(ctx, get)
+		if err != nil && !errors.Is(err, errNothing) {
+			return nil, err
+		}
+		all = append(all, found...)
+		if err != nil || end.left == 0 || len(found) == 0 {
+			return all, nil
+		}
+		get.Seq = found[len(found)-1].Sequence + 1
+	}
 }
 
-// LastOf returns the last messages of the keys that have one, as of one moment
-// at which the replica had at least the message with the sequence after. Keys
-// may have wildcards. At most 1024 messages are returned.
-func (j *Journal) LastOf(ctx context.Context, after uint64, keys ...string) ([]*Stored, error) {
-	subjects := make([]string, len(keys))
+// LastOf returns the last messages of the keys that have one, from replicas that
+// have at least the message with the sequence after. Keys may have wildcards;
+// 1024 messages may match. Witness is a key that surely has a message: it is
+// asked for, and returned, only when no other is found, since it takes a message
+// for a replica to say how far it is. LastOf tries again until ctx ends.
+//
+// When none of the messages has a sequence beyond after, all of them are the
+// last ones as of it. Otherwise some may be newer than others, and a key may
+// come twice, its older message first.
+func (j *Journal) LastOf(ctx context.Context, after uint64, witness string, keys ...string) ([]*Stored, error) {
+	get := directGet{Batch: maxLast, MaxBytes: maxReadBytes, MultiLast: make([]string, len(keys), len(keys)+1)}
 	for i, key := range keys {
-		subjects[i] = j.prefix + key
+		get.MultiLast[i] = j.prefix + key
 	}
+	var all []*Stored
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
-		all, upTo, err := j.many(ctx, directGet{MultiLast: subjects, Batch: 1024})
-		if err != nil || upTo >= after {
-			return all, err
+		found, end, err := j.many(ctx, get)
+		switch {
+		case errors.Is(err, errNothing) && len(get.MultiLast) == len(keys):
+			get.MultiLast = append(get.MultiLast, j.prefix+witness)
+			continue
+		case err == nil && end.upTo >= after:
+			all = append(all, found...)
+			if end.left == 0 || len(found) == 0 {
+				return all, nil
+			}
+			// What is not on the next page has been on this one, or has been
+			// written since; so the next must not come from an older replica.
+			get.Seq, after = found[len(found)-1].Sequence+1, end.upTo
+			continue
+		case err == nil, errors.Is(err, errNothing): // an old replica
+			err = ErrStale
+		case errors.Is(err, ErrTooMany):
+			return nil, err
 		}
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
-			return nil, ErrStale
+			return nil, err
 		}
 	}
 }
 
-// Keys returns the keys that match, which may have a wildcard, as the stream had
-// them when it had at least the message with the sequence after. Some may be
-// deleted. They are in no order.
+// Keys returns the keys that match, which may have a wildcard, in the order of
+// their bytes, as the stream had them when it had at least the message with the
+// sequence after. What comes or goes while it reads may be in or not. Some may be
+// deleted.
 func (j *Journal) Keys(ctx context.Context, after uint64, match string) ([]string, error) {
-	type info struct {
-		Total int `json:"total"`
-		State struct {
-			LastSeq  uint64            `json:"last_seq"`
-			Subjects map[string]uint64 `json:"subjects"`
-		} `json:"state"`
-		Error *struct {
-			Description string `json:"description"`
-		} `json:"error"`
-	}
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
 	var keys []string
-	for {
-		request, err := json.Marshal(map[string]any{"subjects_filter": j.prefix + match, "offset": len(keys)})
-		if err != nil {
-			return nil, err
-		}
-		msg, err := j.bus.Conn().RequestWithContext(ctx, "$JS.API.STREAM.INFO."+j.stream, request)
-		var i info
-		if err == nil {
-			err = json.Unmarshal(msg.Data, &i)
-		}
-		if err == nil && i.Error != nil {
-			err = errors.New(i.Error.Description)
-		}
+	for offset := 0; ; {
+		page, total, err := j.keysFrom(ctx, after, match, offset)
 		if err != nil {
 			return nil, fmt.Errorf("journal: list the keys of %s: %w", j.stream, err)
 		}
-		if i.State.LastSeq < after { // a leader that is none any more
-			keys = nil
-			select {
-			case <-time.After(10 * time.Millisecond):
-				continue
-			case <-ctx.Done():
-				return nil, ErrStale
+		n := len(keys)
+		if offset > 0 && n > 0 && (len(page) == 0 || page[0] > keys[n-1]) {
+			offset = max(0, offset-pageOverlap) // so many have gone meanwhile that some were passed over
+			continue
+		}
+		for _, key := range page {
+			if n == 0 || key > keys[n-1] {
+				keys = append(keys, key)
 			}
 		}
-		for subject := range i.State.Subjects {
-			keys = append(keys, j.Key(subject))
-		}
-		if len(i.State.Subjects) == 0 || len(keys) >= i.Total {
+		if offset+len(page) >= total {
 			return keys, nil
+		}
+		offset = max(offset+len(page)-pageOverlap, offset+1)
+	}
+}
+
+// pageOverlap is by how much the pages of Keys overlap: keys before a page may go
+// while they are read.
+const pageOverlap = 1000
+
+// keysFrom returns a page of the keys, sorted, and how many there are.
+func (j *Journal) keysFrom(ctx context.Context, after uint64, match string, offset int) (page []string, total int, err error) {
+	request, err := json.Marshal(map[string]any{"subjects_filter": j.prefix + match, "offset": offset})
+	if err != nil {
+		return nil, 0, err
+	}
+	for {
+		msg, err := j.bus.Conn().RequestWithContext(ctx, "$JS.API.STREAM.INFO."+j.stream, request)
+		if err != nil {
+			return nil, 0, err
+		}
+		var info struct {
+			Total int `json:"total"`
+			State struct {
+				LastSeq  uint64            `json:"last_seq"`
+				Subjects map[string]uint64 `json:"subjects"`
+			} `json:"state"`
+			Error *struct {
+				Description string `json:"description"`
+			} `json:"error"`
+		}
+		switch err := json.Unmarshal(msg.Data, &info); {
+		case err != nil:
+			return nil, 0, err
+		case info.Error != nil:
+			return nil, 0, errors.New(info.Error.Description)
+		case info.State.LastSeq >= after:
+			for subject := range info.State.Subjects {
+				page = append(page, j.Key(subject))
+			}
+			slices.Sort(page)
+			return page, info.Total, nil
+		}
+		select { // a leader that is none any more
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, 0, ErrStale
 		}
 	}
 }
 
 // listTimeout bounds a listing of keys.
 const listTimeout = 30 * time.Second
-
-// directGet is a request for several messages (ADR-31).
-type directGet struct {
-	Seq       uint64   `json:"seq,omitempty"`
-	NextFor   string   `json:"next_by_subj,omitempty"`
-	MultiLast []string `json:"multi_last,omitempty"`
-	Batch     int      `json:"batch,omitempty"`
-}
-
-// many returns the messages, and up to which sequence the replica looked.
-func (j *Journal) many(ctx context.Context, get directGet) ([]*Stored, uint64, error) {
-	fail := func(err error) ([]*Stored, uint64, error) {
-		return nil, 0, fmt.Errorf("journal: read from %s: %w", j.stream, err)
-	}
-	request, err := json.Marshal(get)
-	if err != nil {
-		return fail(err)
-	}
-	conn := j.bus.Conn()
-	inbox := conn.NewRespInbox()
-	sub, err := conn.SubscribeSync(inbox)
-	if err != nil {
-		return fail(err)
-	}
-	defer func() { _ = sub.Unsubscribe() }()
-	if err := conn.PublishRequest("$JS.API.DIRECT.GET."+j.stream, inbox, request); err != nil {
-		return fail(err)
-	}
-	var all []*Stored
-	deadline := time.Now().Add(timeoutOf(ctx, readTimeout))
-	for {
-		msg, err := sub.NextMsg(time.Until(deadline))
-		if err != nil {
-			return fail(err)
-		}
-		switch status := msg.Header.Get("Status"); status {
-		case "":
-			m, err := j.stored(msg)
-			if err != nil {
-				return nil, 0, err
-			}
-			all = append(all, m)
-		case "204":
-			upTo, _ := strconv.ParseUint(msg.Header.Get("Nats-UpTo-Sequence"), 10, 64) // only multi_last has it
-			return all, upTo, nil
-		case "404":
-			return nil, 0, nil
-		case "413":
-			return nil, 0, ErrTooMany
-		default:
-			return fail(fmt.Errorf("%s %s", status, msg.Header.Get("Description")))
-		}
-	}
-}
 
 // stored reads one answer.
 func (j *Journal) stored(msg *nats.Msg) (*Stored, error) {

@@ -2,7 +2,6 @@
 package lease
 
 import (
-	"math"
 	"sync/atomic"
 	"time"
 )
@@ -25,7 +24,7 @@ func (l *Lease) Left() time.Duration { return time.Duration(l.until.Load()) - no
 func (l *Lease) Extend(sent Instant, d time.Duration) { l.until.Store(int64(sent) + int64(d)) }
 
 // End ends the lease.
-func (l *Lease) End() { l.until.Store(math.MinInt64) }
+func (l *Lease) End() { l.until.Store(0) }
 
 // Instant is a moment on the lease's clock.
 type Instant time.Duration

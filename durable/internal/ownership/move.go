@@ -13,131 +13,178 @@ import (
 	"rpc.do/durable/internal/journal"
 )
 
-// writeTimeout bounds one write of a slot's key.
+// writeTimeout bounds one write of a key, with what is read when it is refused.
 const writeTimeout = 2 * time.Second
 
-// releaseTimeout bounds how long a hand-over waits for the turns that run. A
-// turn that takes longer keeps its slot here for another round.
-const releaseTimeout = 30 * time.Second
+// A hand-over waits for the turns that run, while the slot takes in no calls. So
+// it gives up soon, and tries again later with more patience. Who leaves is
+// patient at once.
+const (
+	firstReleaseTimeout = time.Second
+	maxReleaseTimeout   = 30 * time.Second
+)
 
-// write changes a slot's key, if it is as s says.
-func (m *Member) write(ctx context.Context, key slotKey, s slot, record slotRecord) (uint64, error) {
+// move is an operation on one slot, which is as was when it begins.
+type move struct {
+	*Member
+	in    *incarnation
+	index int // of the slot
+	class *hosted
+	n     int
+	was   slot
+}
+
+// result is what came of an operation.
+type result struct {
+	in     *incarnation
+	giving bool
+	err    error
+
+	// Of an operation on a slot.
+	index   int
+	basis   uint64   // the revision it began with
+	found   *version // what the key has now, if that is known
+	serving bool
+	again   bool
+	unclean bool
+
+	// Of one on the key of the member with that id.
+	id   string
+	peer *peer // what is known now
+}
+
+func (v *move) key() string { return slotKey(v.class.name, v.n) }
+
+// write changes the slot's key if it is as it was.
+func (v *move) write(ctx context.Context, r *result, record slotRecord) bool {
 	value, err := json.Marshal(record)
 	if err != nil {
-		return 0, err
+		r.err = err
+		return false
 	}
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	return m.journal.Write(ctx, journal.Message{Key: key.String(), Data: value, Header: nats.Header{
-		journal.HeaderExpect: {strconv.FormatUint(s.rev, 10)},
+	rev, err := v.journal.Write(ctx, journal.Message{Key: v.key(), Data: value, Header: nats.Header{
+		journal.HeaderExpect: {strconv.FormatUint(v.was.rev, 10)},
 	}})
-}
-
-// claim takes a slot that nobody owns.
-func (m *Member) claim(key slotKey, s slot) func(context.Context) result {
-	id := m.id
-	return func(ctx context.Context) result {
-		record := slotRecord{Owner: id, Epoch: s.record.Epoch + 1, Takeover: graceful, Forced: s.record.Forced}
-		if s.record.Epoch == 0 { // nothing is known of what was before
-			record.Takeover, record.Forced = forced, record.Epoch
+	if err == nil {
+		r.found = &version{rev: rev, record: record, known: true}
+		return true
+	}
+	r.err = err
+	if refused, ok := errors.AsType[*journal.Refused](err); ok {
+		// Somebody else has written, or an earlier write without an answer was
+		// stored. The watch will tell; this is in case it is far behind.
+		if now, err := v.exactly(ctx, v.key(), refused.Last); err == nil {
+			found := readVersion(now)
+			r.found = &found
 		}
-		return m.take(ctx, key, s, record)
+		return false
 	}
+	r.again = true // it may be stored later
+	return false
 }
 
-// takeByForce takes the slot of a member whose lease has ended. It fences that
-// member off first: if the member has renewed after all, that is refused.
-func (m *Member) takeByForce(key slotKey, s slot, rev uint64) func(context.Context) result {
-	id := m.id
-	return func(ctx context.Context) result {
-		alive, err := m.fenceOff(ctx, s.record.Owner, rev)
-		if alive != nil || err != nil {
-			return result{key: key, id: id, owner: s.record.Owner, seen: alive, err: err}
-		}
-		epoch := s.record.Epoch + 1
-		return m.take(ctx, key, s, slotRecord{Owner: id, Epoch: epoch, Takeover: forced, Forced: epoch})
-	}
+func (v *move) result() result {
+	return result{in: v.in, index: v.index, basis: v.was.rev, again: v.was.again, unclean: v.was.unclean}
 }
 
-func (m *Member) take(ctx context.Context, key slotKey, s slot, record slotRecord) result {
-	r := result{key: key, id: record.Owner}
-	r.rev, r.err = m.write(ctx, key, s, record)
-	if r.err != nil {
-		return r
-	}
-	r.record = &record
-	r.err = m.hosts[key.class].Acquire(key.slot, Grant{Epoch: record.Epoch, Forced: record.Forced})
-	if r.err == nil {
-		r.state = serving
+// take makes this member the owner by compare-and-set, and serves the slot.
+func (v *move) take(record slotRecord) result {
+	r := v.result()
+	if v.write(v.in.ctx, &r, record) {
+		v.acquire(&r, record.grant())
 	}
 	return r
 }
 
 // resume serves a slot that was handed over to this member.
-func (m *Member) resume(key slotKey, s slot) func(context.Context) result {
-	id := m.id
-	return func(context.Context) result {
-		r := result{key: key, id: id}
-		r.err = m.hosts[key.class].Acquire(key.slot, Grant{Epoch: s.record.Epoch, Forced: s.record.Forced})
-		if r.err == nil {
-			r.state = serving
-		}
-		return r
-	}
+func (v *move) resume() result {
+	r := v.result()
+	v.acquire(&r, v.was.record.grant())
+	return r
 }
 
-// handOver gives a slot to the member that should own it, or to nobody.
-func (m *Member) handOver(key slotKey, s slot, target string) func(context.Context) result {
-	id := m.id
-	return func(ctx context.Context) result {
-		r := result{key: key, id: id}
-		if s.state == serving {
-			release, cancel := context.WithTimeout(ctx, releaseTimeout)
-			defer cancel()
-			if r.err = m.hosts[key.class].Release(release, key.slot); r.err != nil {
-				r.state = serving
-				return r
-			}
-		}
-		record := slotRecord{Owner: target, Epoch: s.record.Epoch + 1, Takeover: graceful, Forced: s.record.Forced}
-		if r.rev, r.err = m.write(ctx, key, s, record); r.err == nil {
-			r.record = &record
-		}
-		return r
-	}
+func (v *move) acquire(r *result, g Grant) {
+	r.err = v.class.Acquire(v.n, g)
+	r.serving = r.err == nil
 }
 
-// fenceOff makes sure that a member whose key was last written at rev can't
-// renew its lease any more. It returns the member's entry when it is alive.
-func (m *Member) fenceOff(ctx context.Context, id string, rev uint64) (alive *memberEntry, err error) {
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+// handOver gives the slot to target, or to nobody.
+func (v *move) handOver(target string, patience time.Duration) result {
+	r := v.result()
+	r.giving = true
+	if v.was.serving {
+		ctx, cancel := context.WithTimeout(v.in.ctx, patience)
+		defer cancel()
+		clean, err := v.class.Release(ctx, v.n)
+		if err != nil {
+			r.err, r.serving = err, true
+			return r
+		}
+		r.again, r.unclean = true, !clean
+	}
+	v.write(v.in.ctx, &r, v.was.record.next(target, r.unclean))
+	return r
+}
+
+// unknownPast is the record with which a member takes a slot of which nothing is
+// known. If it has had owners, their epochs are less: they began with this, when
+// clocks showed less, or with 1, and grow by one with each hand-over.
+func unknownPast(owner string, was slotRecord) slotRecord {
+	was.Epoch = max(was.Epoch, uint64(time.Now().UnixMilli()))
+	return was.next(owner, true)
+}
+
+// fenceOff makes sure that a member whose key is gone, as far as is known, can't
+// renew its lease any more: that the key is gone for the stream's leader too.
+// There is no way back then, since it is refused when it renews. Rev is the
+// revision of what tells that the key is gone, zero when there is nothing.
+func (m *Member) fenceOff(in *incarnation, id string, rev uint64) result {
+	r := result{in: in, id: id}
+	ctx, cancel := context.WithTimeout(in.ctx, writeTimeout)
 	defer cancel()
-	key := "member." + id
-	for range 5 {
-		_, err := m.journal.Write(ctx, journal.Message{Key: key, Header: nats.Header{
-			journal.HeaderExpect:    {strconv.FormatUint(rev, 10)},
-			journal.HeaderOperation: {"PURGE"},
-			journal.HeaderTTL:       {ttl(markerTTL)},
-		}})
+	for {
+		h := tombstone()
+		h[journal.HeaderExpect] = []string{strconv.FormatUint(rev, 10)}
+		written, err := m.journal.Write(ctx, journal.Message{Key: memberPrefix + id, Header: h})
+		if err == nil {
+			r.peer = &peer{rev: written, dead: true, fenced: true} // since when is known already
+			return r
+		}
 		refused, ok := errors.AsType[*journal.Refused](err)
 		if !ok {
+			r.err = err
+			return r
+		}
+		now, err := m.exactly(ctx, memberPrefix+id, refused.Last)
+		if err != nil {
+			r.err = err
+			return r
+		}
+		p := readPeer(now)
+		if p.fenced = now != nil && now.Deleted(); p.fenced || !p.dead {
+			r.peer = &p
+			return r
+		}
+		rev = p.rev // there is nothing any more, or nothing that can be read
+	}
+}
+
+// exactly reads the last message of a key as the stream's leader knows it. Its
+// sequence is zero when there is none.
+func (m *Member) exactly(ctx context.Context, key string, sequence uint64) (*journal.Stored, error) {
+	for sequence != 0 {
+		s, err := m.journal.At(ctx, sequence)
+		if err != nil {
 			return nil, err
 		}
-		now, err := m.current(ctx, key, refused.Last)
-		switch {
-		case err != nil:
-			return nil, err
-		case now == nil:
-			rev = 0
-		case now.Deleted():
-			rev = now.Sequence
-		default:
-			entry := memberEntry{rev: now.Sequence}
-			if err := json.Unmarshal(now.Data, &entry.memberRecord); err != nil {
-				return nil, fmt.Errorf("member %s: %w", id, err)
-			}
-			return &entry, nil
+		if s != nil && s.Key == key {
+			return s, nil
+		}
+		if err := pause(ctx, 10*time.Millisecond); err != nil { // a replica that is behind, or it was overwritten
+			return nil, fmt.Errorf("message %d of %s can't be read: %w", sequence, key, err)
 		}
 	}
-	return nil, fmt.Errorf("member %s: its key keeps changing", id)
+	return nil, nil
 }

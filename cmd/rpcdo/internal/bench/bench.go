@@ -1,11 +1,11 @@
-// Package bench measures calls and, in alternating rounds of the same run, what
-// they are compared with. A round of one is followed by a round of the other,
-// and who goes first changes each time, so that both see the same machine.
+// Package bench measures calls, calls of objects and, in alternating rounds of
+// the same run, what they are compared with. A round of one is followed by a
+// round of the other, and who goes first changes each time, so that both see
+// the same machine.
 package bench
 
 import (
 	"context"
-	"fmt"
 	"runtime"
 	"slices"
 	"time"
@@ -40,50 +40,43 @@ type Config struct {
 	// Concurrency are the numbers of callers at once; each makes a row.
 	Concurrency []int
 
-	// Duration is how long a row is measured, the baseline not counted.
+	// Duration is how long a row is measured, what it is compared with not
+	// counted.
 	Duration time.Duration
 
 	// Rounds is how many parts Duration is in.
 	Rounds int
 
-	// Size is the size of a request's JSON in bytes; the reply is about as
-	// large. Requests are at least as large as two numbers are.
+	// Size is the size of a request's JSON in bytes, for Call; the reply is
+	// about as large. Requests are at least as large as two numbers are.
 	Size int
 
-	// Baseline has plain nats.go requests measured too.
+	// Baseline has what plain nats.go makes of the same work measured too.
 	Baseline bool
 
 	// Progress, if any, is called before each row.
 	Progress func(name string, concurrency int)
+
+	cpu bool // rows tell what the processor did
 }
 
-// Call measures calls, one row for each concurrency. It ends early, with an
-// error, when ctx ends or a call fails.
-func Call(ctx context.Context, cfg Config) (rows []Row, err error) {
-	ours, err := startCalls(ctx, cfg)
+// measure runs the sides in turn with so many callers. It returns a row for each
+// side compared with the next one, or the one row of a side that is alone.
+func measure(ctx context.Context, cfg Config, callers int, sides ...*workload) ([]Row, error) {
+	if cfg.Progress != nil {
+		cfg.Progress(sides[0].row, callers)
+	}
+	measured, err := alternate(ctx, cfg, sides, callers)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = firstError(err, ours.stop()) }()
-	sides := []*workload{ours}
-	if cfg.Baseline {
-		raw, err := startRaw(ctx, cfg)
-		if err != nil {
-			return nil, err
+	rows := []Row{}
+	for i := range max(len(sides)-1, 1) {
+		row := newRow(callers, sides[i:], measured[i:])
+		if cfg.cpu {
+			row = row.withCPU(measured[i:])
 		}
-		defer func() { err = firstError(err, raw.stop()) }()
-		sides = append(sides, raw)
-	}
-	name := fmt.Sprintf("call/%s/%s", cfg.Transport, sizeName(cfg.Size))
-	for _, n := range cfg.Concurrency {
-		if cfg.Progress != nil {
-			cfg.Progress(name, n)
-		}
-		measured, err := alternate(ctx, cfg, sides, n)
-		if err != nil {
-			return nil, err
-		}
-		rows = append(rows, newRow(name, n, sides, measured))
+		rows = append(rows, row)
 	}
 	return rows, nil
 }
@@ -114,19 +107,6 @@ func alternate(ctx context.Context, cfg Config, sides []*workload, callers int) 
 		slices.Reverse(order)
 	}
 	return measured, nil
-}
-
-func sizeName(size int) string {
-	switch {
-	case size <= 128:
-		return "small"
-	case size%(1<<20) == 0:
-		return fmt.Sprintf("%dMiB", size>>20)
-	case size%(1<<10) == 0:
-		return fmt.Sprintf("%dKiB", size>>10)
-	default:
-		return fmt.Sprintf("%dB", size)
-	}
 }
 
 func firstError(errs ...error) error {

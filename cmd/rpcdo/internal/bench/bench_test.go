@@ -84,7 +84,7 @@ func TestAlternate(t *testing.T) {
 	t.Parallel()
 	var order string
 	side := func(name string) *workload {
-		return &workload{name: name, op: func(context.Context) error {
+		return &workload{name: name, op: func(context.Context, int) error {
 			order += name
 			return nil
 		}}
@@ -104,15 +104,19 @@ func TestAlternate(t *testing.T) {
 
 func TestRowIsMedians(t *testing.T) {
 	t.Parallel()
-	ours := []round{{10, 3000, 9000, 100}, {20, 1000, 7000, 300}, {30, 2000, 8000, 200}}
-	raw := []round{{1, 1000, 4000, 800}, {1, 7000, 4000, 800}}
-	row := newRow("call/tcp/small", 8, []*workload{{name: "ours"}, {name: "raw"}}, [][]round{ours, raw})
+	ours := []round{{10, 3000, 9000, 100, 5}, {20, 1000, 7000, 300, 7}, {30, 2000, 8000, 200, 6}}
+	raw := []round{{1, 1000, 4000, 800, 1}, {1, 7000, 4000, 800, 2}}
+	row := newRow(8, []*workload{{row: "call/tcp/small"}, {name: "raw"}}, [][]round{ours, raw})
 	want := Row{
 		Name: "call/tcp/small", Concurrency: 8, Ops: 60, P50us: 2, P99us: 8, OpsPerS: 200,
 		LatencyRatio: 0.5, ThroughputRatio: 0.25, Baseline: row.Baseline,
 	}
-	if row != want || *row.Baseline != (Baseline{"raw", 4, 4, 800}) {
+	if row != want || *row.Baseline != (Baseline{Name: "raw", P50us: 4, P99us: 4, OpsPerS: 800}) {
 		t.Errorf("got %+v, %+v", row, row.Baseline)
+	}
+	row = row.withCPU([][]round{ours, raw})
+	if row.CPUus != 6 || row.Baseline.CPUus != 1.5 {
+		t.Errorf("processor time %v, %v", row.CPUus, row.Baseline.CPUus)
 	}
 }
 
@@ -120,7 +124,7 @@ func TestRoundEndsWithTheFirstFailure(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("broken")
 	calls := 0
-	w := &workload{op: func(context.Context) error {
+	w := &workload{op: func(context.Context, int) error {
 		if calls++; calls == 3 {
 			return broken
 		}

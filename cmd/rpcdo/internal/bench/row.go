@@ -21,6 +21,13 @@ type Row struct {
 	Baseline        *Baseline `json:"baseline,omitempty"`
 	LatencyRatio    float64   `json:"latency_ratio,omitempty"`
 	ThroughputRatio float64   `json:"throughput_ratio,omitempty"`
+
+	// Of objects: the processor time of the whole process, the bus included when
+	// it is in there, for each call and in a second of rest; and the memory that
+	// an object takes which is active and idle.
+	CPUus          float64 `json:"cpu_us,omitempty"`
+	CPUusPerS      float64 `json:"cpu_us_per_s,omitempty"`
+	BytesPerObject float64 `json:"bytes_per_object,omitempty"`
 }
 
 // Baseline is what a row is compared with.
@@ -29,14 +36,17 @@ type Baseline struct {
 	P50us   float64 `json:"p50_us"`
 	P99us   float64 `json:"p99_us"`
 	OpsPerS float64 `json:"ops_per_s"`
+
+	CPUus     float64 `json:"cpu_us,omitempty"`
+	CPUusPerS float64 `json:"cpu_us_per_s,omitempty"`
 }
 
 // newRow makes a row of the rounds of ours and, if there is a second side, of
 // the baseline.
-func newRow(name string, concurrency int, sides []*workload, measured [][]round) Row {
+func newRow(concurrency int, sides []*workload, measured [][]round) Row {
 	ours := measured[0]
 	row := Row{
-		Name: name, Concurrency: concurrency,
+		Name: sides[0].row, Concurrency: concurrency,
 		P50us: microseconds(ours, p50), P99us: microseconds(ours, p99), OpsPerS: perSecond(ours),
 	}
 	for _, r := range ours {
@@ -51,6 +61,19 @@ func newRow(name string, concurrency int, sides []*workload, measured [][]round)
 		row.ThroughputRatio = ratio(row.OpsPerS, row.Baseline.OpsPerS)
 	}
 	return row
+}
+
+// withCPU adds what the processor did.
+func (row Row) withCPU(measured [][]round) Row {
+	row.CPUus = microsOfCPU(measured[0])
+	if row.Baseline != nil {
+		row.Baseline.CPUus = microsOfCPU(measured[1])
+	}
+	return row
+}
+
+func microsOfCPU(rounds []round) float64 {
+	return rounded(median(rounds, func(r round) float64 { return r.cpu }), 2)
 }
 
 func p50(r round) time.Duration { return r.p50 }

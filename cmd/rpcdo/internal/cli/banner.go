@@ -15,6 +15,7 @@ type ready struct {
 	Store    string   `json:"store,omitempty"`
 	Sync     string   `json:"sync,omitempty"`
 	Services []string `json:"services,omitempty"`
+	Classes  []string `json:"classes,omitempty"` // of objects
 }
 
 // readyLine is what bus and serve print when they are ready.
@@ -31,7 +32,7 @@ func (a *app) printBanner(url, store string, withDemo bool) error {
 	if a.json {
 		r := ready{Ready: url, Store: store, Sync: "interval"}
 		if withDemo {
-			r.Services = []string{"greeter", "math"}
+			r.Services, r.Classes = []string{"greeter", "math", "objects"}, []string{demo.Class}
 		}
 		return a.printJSON(r)
 	}
@@ -50,6 +51,7 @@ func (a *app) banner(url, store string, withDemo bool) string {
 	if withDemo {
 		row("services", "greeter "+demo.Version+"  hello")
 		row("", "math "+demo.Version+"     add, divide")
+		row("objects", demo.Class+"        increment, reset, value")
 	}
 	b.WriteString("\nTry in another terminal:\n")
 	for _, line := range a.tryLines(url, withDemo) {
@@ -69,6 +71,7 @@ func (a *app) tryLines(url string, withDemo bool) []string {
 	lines := []string{
 		`call math.add '{"a":1,"b":2}'` + where,
 		`call greeter.hello '{"name":"Ada"}'` + where,
+		`call counter.increment --object alice '{"by":1}'` + where,
 		`services ls` + where,
 	}
 	if !withDemo {

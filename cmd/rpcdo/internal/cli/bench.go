@@ -22,6 +22,7 @@ const (
 	maxRounds   = 1_000
 	maxDuration = time.Hour
 	maxSize     = 8 << 20
+	defaultSize = 128
 )
 
 // sizeRoom is what a message may have beside the payload that was asked for.
@@ -35,7 +36,7 @@ func (a *app) bench() *cobra.Command {
 done in a second.`,
 		Example: "  rpcdo bench call --baseline",
 		GroupID: groupCall,
-	}, a.benchCall())
+	}, a.benchCall(), a.benchObject())
 }
 
 type benchFlags struct {
@@ -49,7 +50,7 @@ type benchFlags struct {
 }
 
 func (a *app) benchCall() *cobra.Command {
-	f := &benchFlags{}
+	f := &benchFlags{size: defaultSize}
 	cmd := &cobra.Command{
 		Use:   "call [flags]",
 		Short: "Measure calls, and plain nats.go requests to compare with",
@@ -73,16 +74,21 @@ trouble, another bus is used only when --server names it; NATS_URL is not read.`
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.runBenchCall(cmd.Context(), f) },
 	}
-	flags := cmd.Flags()
-	flags.IntSliceVar(&f.concurrency, "concurrency", []int{64}, "callers at once; several separated by commas")
-	flags.DurationVar(&f.duration, "duration", 5*time.Second, "how long to measure each row (twice that with --baseline)")
-	flags.IntVar(&f.rounds, "rounds", 5, "how many rounds the duration is in")
-	flags.IntVar(&f.size, "size", 128, "size of a request in bytes; the reply is about as large")
-	flags.BoolVar(&f.baseline, "baseline", false, "measure plain nats.go requests too")
-	flags.StringSliceVar(&f.transports, "transport", []string{string(bench.TCP)}, "tcp, inprocess, shortcut; several separated by commas")
-	f.registerAs(cmd, "`URL` of a bus to measure over (default: one of its own)")
-	complete(cmd, "transport", "tcp", "inprocess", "shortcut")
+	f.register(cmd, []int{64}, 5*time.Second, "measure plain nats.go requests too")
+	cmd.Flags().IntVar(&f.size, "size", f.size, "size of a request in bytes; the reply is about as large")
 	return cmd
+}
+
+// register registers the flags that all benchmarks have.
+func (f *benchFlags) register(cmd *cobra.Command, concurrency []int, duration time.Duration, baseline string) {
+	flags := cmd.Flags()
+	flags.IntSliceVar(&f.concurrency, "concurrency", concurrency, "callers at once; several separated by commas")
+	flags.DurationVar(&f.duration, "duration", duration, "how long to measure each row (that again with --baseline)")
+	flags.IntVar(&f.rounds, "rounds", 5, "how many rounds the duration is in")
+	flags.BoolVar(&f.baseline, "baseline", false, baseline)
+	flags.StringSliceVar(&f.transports, "transport", []string{string(bench.TCP)}, "tcp, inprocess, shortcut; several separated by commas")
+	f.connection.registerAs(cmd, "`URL` of a bus to measure over (default: one of its own)")
+	complete(cmd, "transport", "tcp", "inprocess", "shortcut")
 }
 
 func (f *benchFlags) check() error {
@@ -119,33 +125,44 @@ func (a *app) runBenchCall(ctx context.Context, f *benchFlags) error {
 	if err := f.check(); err != nil {
 		return err
 	}
+	rows, err := f.run(ctx, a, natsd.Config{
+		NoJetStream: true, MaxPayload: int32(max(natsd.DefaultMaxPayload, f.size+sizeRoom)),
+	}, func(cfg bench.Config) ([]bench.Row, error) { return bench.Call(ctx, cfg) })
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(rows)
+	}
+	return a.printTable(func(w *tabwriter.Writer) { printRows(w, rows) })
+}
+
+// run measures over each of the transports, on a bus of its own unless --server
+// names one.
+func (f *benchFlags) run(ctx context.Context, a *app, own natsd.Config, measure func(bench.Config) ([]bench.Row, error)) ([]bench.Row, error) {
 	var srv *natsd.Server
 	if f.server == "" {
+		own.Port = natsd.FreePort
 		var err error
-		if srv, err = startServer(ctx, natsd.Config{
-			Port: natsd.FreePort, NoJetStream: true, MaxPayload: int32(max(natsd.DefaultMaxPayload, f.size+sizeRoom)),
-		}); err != nil {
-			return err
+		if srv, err = startServer(ctx, own); err != nil {
+			return nil, err
 		}
 		defer srv.Shutdown()
 	}
 	rows := []bench.Row{}
 	for _, t := range f.transports {
-		measured, err := bench.Call(ctx, bench.Config{
+		measured, err := measure(bench.Config{
 			Transport:   bench.Transport(t),
 			Connect:     f.connector(a, srv, bench.Transport(t)),
 			Concurrency: f.concurrency, Duration: f.duration, Rounds: f.rounds, Size: f.size, Baseline: f.baseline,
 			Progress: a.benchProgress,
 		})
 		if err != nil {
-			return benchError(ctx, err)
+			return nil, benchError(ctx, err)
 		}
 		rows = append(rows, measured...)
 	}
-	if a.json {
-		return a.printJSON(rows)
-	}
-	return a.printTable(func(w *tabwriter.Writer) { printRows(w, rows) })
+	return rows, nil
 }
 
 // connector returns what makes the connections of a transport.

@@ -184,7 +184,7 @@ func with(variables ...string) Env {
 func demoBus(t *testing.T) string {
 	t.Helper()
 	url := bustest.Server(t).URL()
-	start(t, Env{}, "serve", "--server", url).waitFor(t, "ready "+url+" greeter math\n")
+	start(t, Env{}, "serve", "--server", url).waitFor(t, "ready "+url+" greeter math objects\n")
 	return url
 }
 

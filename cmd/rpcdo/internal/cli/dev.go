@@ -24,9 +24,9 @@ func (a *app) dev() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "dev [flags]",
 		Short: "Run a bus and demo services on this machine, for development",
-		Long: `Runs a NATS server with JetStream in this process, on 127.0.0.1 only, and the
-demo services math and greeter. Ctrl-C finishes what runs and stops; a second
-Ctrl-C ends at once.
+		Long: `Runs a NATS server with JetStream in this process, on 127.0.0.1 only, the demo
+services math and greeter, and durable objects of the class counter. Ctrl-C
+finishes what runs and stops; a second Ctrl-C ends at once.
 
 What is stored is kept between runs, in .rpcdo/dev below the current directory
 unless --store says otherwise. It is written to disk every two minutes
@@ -44,7 +44,7 @@ Other machines can't connect; "rpcdo bus" is for that.`,
 	}
 	cmd.Flags().IntVar(&f.port, "nats-port", natsd.DefaultPort, "`PORT` of the bus; 0 for a free one")
 	cmd.Flags().StringVar(&f.store, "store", "", "`DIR` that keeps what is stored (default .rpcdo/dev)")
-	cmd.Flags().BoolVar(&f.demo, "demo", true, "run the demo services")
+	cmd.Flags().BoolVar(&f.demo, "demo", true, "run the demo services and objects")
 	f.register(cmd)
 	return cmd
 }

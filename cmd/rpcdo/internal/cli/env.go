@@ -16,9 +16,11 @@ type Env struct {
 	Out io.Writer // results
 	Err io.Writer // errors and logs
 
-	// OutTerminal and ErrTerminal say that a person looks at Out and Err.
+	// OutTerminal and ErrTerminal say that a person looks at Out and Err,
+	// InTerminal that one can answer questions.
 	OutTerminal bool
 	ErrTerminal bool
+	InTerminal  bool
 
 	// Getenv reads an environment variable. Defaults to one that has none.
 	Getenv func(string) string
@@ -34,6 +36,7 @@ func System() Env {
 		In: os.Stdin, Out: os.Stdout, Err: os.Stderr,
 		OutTerminal: isatty.IsTerminal(os.Stdout.Fd()),
 		ErrTerminal: isatty.IsTerminal(os.Stderr.Fd()),
+		InTerminal:  isatty.IsTerminal(os.Stdin.Fd()),
 		Getenv:      os.Getenv,
 		Program:     program(),
 	}

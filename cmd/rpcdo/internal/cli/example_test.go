@@ -88,6 +88,8 @@ func runExample(t *testing.T, url, line string) {
 		if o := rpcdo(t, env, args...); o.status != exitDone || o.err != "" {
 			t.Errorf("status %d, stderr %s", o.status, o.err)
 		}
+	case args[0] == "objects":
+		runObjectsExample(t, env, args)
 	case args[0] == "bench":
 		rpcdo(t, env, append(args, "--duration", "10ms")...).want(t, exitDone, texts("call/tcp/"), nil)
 	case args[0] == "dev":
@@ -98,6 +100,31 @@ func runExample(t *testing.T, url, line string) {
 		runUntilReady(t, env, args)
 	default:
 		t.Errorf("nothing is known about %s", args[0])
+	}
+}
+
+// runObjectsExample runs a command whose object must be there.
+func runObjectsExample(t *testing.T, env Env, args []string) {
+	t.Helper()
+	if args[1] == "watch" {
+		p := start(t, env, args...)
+		for shown := p.out.contains("alice"); ; {
+			rpcdo(t, env, "objects", "call", "counter", "alice", "increment", `{"by":1}`).want(t, exitDone, texts("value"), nil)
+			select {
+			case <-shown:
+				if status := p.stop(t); status != exitDone {
+					t.Errorf("status %d, stderr %s", status, &p.err)
+				}
+				return
+			default:
+			}
+		}
+	}
+	if len(args) > 3 && args[1] != "ls" && args[1] != "call" && args[3] != "bob" {
+		rpcdo(t, env, "objects", "call", "counter", args[3], "increment", `{"by":1}`).want(t, exitDone, texts("value"), nil)
+	}
+	if o := rpcdo(t, env, args...); o.status != exitDone {
+		t.Errorf("status %d, stderr %s", o.status, o.err)
 	}
 }
 

@@ -24,8 +24,9 @@ func (a *app) serve() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve [flags]",
 		Short: "Run the demo services on a bus that runs elsewhere",
-		Long: `Runs the demo services math and greeter on a bus that is there already. Start it
-several times to have several instances share the calls.
+		Long: `Runs the demo services math and greeter, and objects of the class counter, on a
+bus that is there already and has JetStream. Start it several times to have
+several instances share the calls.
 
 When the services take calls, one line is printed: "ready", the bus and the
 services. On Ctrl-C or SIGTERM the services stop taking calls, finish those they
@@ -58,7 +59,7 @@ func (a *app) runServe(ctx context.Context, f *serveFlags) (err error) {
 	defer func() { err = errors.Join(err, b.Close()) }()
 	services := demo.Services(b)
 	return a.serveAll(ctx, services, func() error {
-		r := ready{Ready: withoutUser(b.Conn().ConnectedUrl())}
+		r := ready{Ready: withoutUser(b.Conn().ConnectedUrl()), Classes: []string{demo.Class}}
 		for _, svc := range services {
 			r.Services = append(r.Services, svc.Name())
 		}

@@ -22,7 +22,7 @@ func TestBusAndServe(t *testing.T) {
 		t.Errorf("stderr %q, want the store and its policy", said)
 	}
 	s := start(t, Env{}, "serve", "--server", url, "--json")
-	if said := fromJSON[ready](t, s.waitFor(t, "}\n")); said.Ready != url || len(said.Services) != 2 {
+	if said := fromJSON[ready](t, s.waitFor(t, "}\n")); said.Ready != url || len(said.Services) != 3 || len(said.Classes) != 1 {
 		t.Errorf("said %+v", said)
 	}
 	rpcdo(t, Env{}, "call", "math.add", `{"a":1}`, "--server", url).want(t, exitDone, texts(`{"sum":1}`), nil)

@@ -28,7 +28,7 @@ func TestServices(t *testing.T) {
 		o := rpcdo(t, env, "services", "ls")
 		o.want(t, exitDone, texts("SERVICE  VERSION  INSTANCES  METHODS", "\nmath     1.0.0    2          2        Arithmetic"), nil)
 		list := fromJSON[[]listed](t, rpcdo(t, env, "services", "ls", "--json").out)
-		if len(list) != 2 || list[1].Name != "math" || list[1].Instances != 2 || strings.Join(list[1].Methods, " ") != "math.add math.divide" {
+		if len(list) != 4 || list[0].Name != "counter" || list[2].Name != "math" || list[2].Instances != 2 || strings.Join(list[2].Methods, " ") != "math.add math.divide" {
 			t.Errorf("got %+v", list)
 		}
 	})

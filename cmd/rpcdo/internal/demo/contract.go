@@ -1,10 +1,11 @@
 // Package demo has the services that rpcdo dev and rpcdo serve run, so that
-// there is something to call: math and greeter. They keep no state.
+// there is something to call: math and greeter, which keep no state, and objects,
+// which serves the class counter.
 package demo
 
 import "rpc.do"
 
-// Version is the version of both services.
+// Version is the version of the services.
 const Version = "1.0.0"
 
 // The methods.

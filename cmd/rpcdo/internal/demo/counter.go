@@ -7,7 +7,10 @@ import (
 	"rpc.do/server"
 )
 
-// The contract of the class counter: objects that count.
+// Class is the class of the demo's objects.
+const Class = "counter"
+
+// The contract of the class: objects that count.
 var (
 	Increment = rpc.NewObjectMethod[IncrementParams, Count]("counter.increment", rpc.Description("Adds to the counter."))
 	Value     = rpc.NewObjectMethod[rpc.None, Count]("counter.value", rpc.Description("Tells the counter's value."))
@@ -30,7 +33,11 @@ type counter struct {
 }
 
 func (c *counter) increment(_ durable.Context, p IncrementParams) (Count, error) {
-	c.Value += p.By
+	sum := c.Value + p.By
+	if (sum > c.Value) != (p.By > 0) && p.By != 0 {
+		return Count{}, rpc.OutOfRange.Errorf("%d and %d more is too large for a counter", c.Value, p.By)
+	}
+	c.Value = sum
 	return Count(*c), nil
 }
 
@@ -44,7 +51,7 @@ func (c counter) value(durable.ReadContext, rpc.None) (Count, error) { return Co
 // Objects returns a service that serves the class counter, not yet running.
 func Objects(b *bus.Bus) *server.Service {
 	svc := server.New(b, "objects", server.Config{Version: Version, Description: "Serves the demo's durable objects."})
-	counters := durable.Serve[counter](svc, "counter", durable.Config{})
+	counters := durable.Serve[counter](svc, Class, durable.Config{})
 	durable.Handle(counters, Increment, (*counter).increment)
 	durable.Handle(counters, Reset, (*counter).reset)
 	durable.View(counters, Value, counter.value)

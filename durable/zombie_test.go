@@ -1,0 +1,271 @@
+package durable
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"testing"
+
+	"github.com/nats-io/nats.go"
+
+	"rpc.do"
+	"rpc.do/bus"
+	"rpc.do/bus/bustest"
+)
+
+// valve is between an instance and the server. While it is shut, what both send
+// stays on the way.
+type valve struct {
+	url string
+
+	mu   sync.Mutex
+	open chan struct{} // closed when it is open
+}
+
+func (x *boxes) valve() *valve {
+	x.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		x.Fatal(err)
+	}
+	v := &valve{url: "nats://" + l.Addr().String(), open: make(chan struct{})}
+	close(v.open)
+	ctx, cancel := context.WithCancel(context.Background())
+	var pumps sync.WaitGroup
+	pumps.Go(func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("tcp", x.server.Address())
+			if err != nil {
+				_ = client.Close()
+				continue
+			}
+			pumps.Go(func() { v.pump(ctx, client, server) })
+			pumps.Go(func() { v.pump(ctx, server, client) })
+			context.AfterFunc(ctx, func() { _, _ = client.Close(), server.Close() })
+		}
+	})
+	x.Cleanup(func() { // after the bus has closed
+		cancel()
+		_ = l.Close()
+		pumps.Wait()
+	})
+	return v
+}
+
+func (v *valve) pump(ctx context.Context, from io.Reader, to io.WriteCloser) {
+	defer to.Close()
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buf)
+		v.mu.Lock()
+		open := v.open
+		v.mu.Unlock()
+		select {
+		case <-open:
+		case <-ctx.Done():
+			return
+		}
+		if _, failed := to.Write(buf[:n]); err != nil || failed != nil {
+			return
+		}
+	}
+}
+
+func (v *valve) shut() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.open = make(chan struct{})
+}
+
+func (v *valve) reopen() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	close(v.open)
+}
+
+// behind is the option of an instance that is connected by the valve.
+func (v *valve) behind() bustest.Option {
+	return bustest.WithConfig(func(cfg *bus.Config) { cfg.URLs = []string{v.url} })
+}
+
+// idle waits until the instance has nothing to do any more and has sent all that
+// it had to say.
+func (i *boxInstance) idle() {
+	x := i.boxes
+	x.Helper()
+	x.until("the old owner to end its calls", func() bool { return i.class.calls.Load() == 0 })
+	for _, b := range []*bus.Bus{i.bus, x.bus} {
+		if err := b.Conn().FlushTimeout(boxPatience); err != nil {
+			x.Fatal(err)
+		}
+	}
+}
+
+// lateCommit has an owner cut off when it commits, until others have taken over
+// and gone on; then what it has sent arrives, or it goes on. It returns how what
+// is stored disagrees.
+func (x *boxes) lateCommit(sent, unfenced bool) error {
+	x.Helper()
+	v := x.valve()
+	cfg := shortLease
+	cfg.unfenced = unfenced
+	stuck, release, over := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	old := x.instance(v.behind())
+	faulty := cfg
+	commits := 0
+	faulty.faults = func(point string) { // of one object: one after the other
+		if point != "commit" {
+			return
+		}
+		if commits++; commits == 4 {
+			v.shut()
+			close(stuck)
+			if !sent {
+				<-release
+			}
+		}
+	}
+	old.ended = sync.OnceFunc(func() { close(release) })
+	old.serve(faulty)
+	callers := x.callFull(1, 2, 5, over)
+	x.reached("a commit", stuck)
+	x.serve(cfg)
+	_, err := look(x, "o0", func(s box, _ ReadContext) (int, error) {
+		if s.N < 7 {
+			return 0, rpc.Unavailable.Errorf("not yet").NotExecuted()
+		}
+		return s.N, nil
+	})
+	close(over)
+	turns, told := callers()
+	v.reopen()
+	old.ended()
+	old.idle()
+	return errors.Join(err, told, x.agreed(turns))
+}
+
+// An owner that was paused until its lease had ended, or whose commit was on the
+// way for so long, changes nothing any more.
+func TestLateCommit(t *testing.T) {
+	t.Parallel()
+	for _, sent := range []bool{false, true} {
+		t.Run(fmt.Sprint("sent ", sent), func(t *testing.T) {
+			t.Parallel()
+			if err := newBoxes(t).lateCommit(sent, false); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// lateAnswers has an owner cut off while it serves calls, until another has taken
+// over and changed the object; then it goes on. It returns the calls to which the
+// old owner gave an answer that it had no right to give.
+func (x *boxes) lateAnswers(unfenced bool) (wrong []string) {
+	x.Helper()
+	v := x.valve()
+	cfg := shortLease
+	cfg.unfenced = unfenced
+	release := make(chan struct{})
+	old := x.instance(v.behind())
+	old.ended = sync.OnceFunc(func() { close(release) })
+	const calls = 5
+	stuck := make(chan struct{}, calls)
+	wait := func() { stuck <- struct{}{}; <-release }
+	faulty := cfg
+	faulty.faults = func(point string) {
+		if point == "committed" {
+			wait()
+		}
+	}
+	old.serve(faulty)
+
+	turn := func(fn func(s *box, ctx Context) (any, error)) int { return x.prepare(fn) }
+	view := func(fn func(s box, ctx ReadContext) (any, error)) int {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		x.views = append(x.views, fn)
+		return len(x.views) - 1
+	}
+	answers := map[string]*nats.Subscription{}
+	for name, number := range map[string]int{
+		"turn":         turn(func(s *box, _ Context) (any, error) { s.N = 1; return s.N, nil }), // waits when it is stored
+		"reading turn": turn(func(s *box, _ Context) (any, error) { wait(); return s.N, nil }),
+		"failing turn": turn(func(s *box, _ Context) (any, error) { wait(); return nil, rpc.NotFound.Errorf("nothing is in it") }),
+		"view":         view(func(s box, _ ReadContext) (any, error) { wait(); return s.N, nil }),
+		"failing view": view(func(s box, _ ReadContext) (any, error) { wait(); return nil, rpc.NotFound.Errorf("nothing is in it") }),
+	} {
+		method := "turn"
+		if name == "view" || name == "failing view" {
+			method = "view"
+		}
+		sub, err := x.bus.Conn().SubscribeSync(x.bus.Conn().NewRespInbox())
+		if err != nil {
+			x.Fatal(err)
+		}
+		x.Cleanup(func() { _ = sub.Unsubscribe() })
+		answers[name] = sub
+		if err := x.bus.Conn().PublishRequest(bus.ObjectSubject("box", name, method), sub.Subject, fmt.Append(nil, number)); err != nil {
+			x.Fatal(err)
+		}
+	}
+	for range calls {
+		x.reached("a call", stuck)
+	}
+	v.shut()
+	x.serve(cfg)
+	for name := range answers {
+		x.do(name, func(s *box, _ Context) error { s.N += 100; return nil })
+	}
+	old.ended()
+	x.until("the old owner to end its calls", func() bool { return old.class.calls.Load() == 0 })
+	v.reopen()
+	old.idle()
+	for name, sub := range answers {
+		msg, err := sub.NextMsg(boxPatience)
+		if err != nil {
+			x.Fatalf("%s: %v", name, err)
+		}
+		if err := bus.DecodeError(msg); err == nil || err.Code != rpc.Unavailable {
+			wrong = append(wrong, fmt.Sprintf("%s: %s %v", name, msg.Data, msg.Header))
+		}
+	}
+	return wrong
+}
+
+// An owner whose lease has ended while it served a call does not answer it, be it
+// with a result or with an error that depends on the state.
+func TestLateAnswer(t *testing.T) {
+	t.Parallel()
+	if wrong := newBoxes(t).lateAnswers(false); len(wrong) > 0 {
+		t.Errorf("answers of an owner that is none: %q", wrong)
+	}
+}
+
+// Without the fence the same goes wrong, and these tests notice.
+func TestWithoutFence(t *testing.T) {
+	t.Parallel()
+	for _, sent := range []bool{false, true} {
+		t.Run(fmt.Sprint("late commit, sent ", sent), func(t *testing.T) {
+			t.Parallel()
+			if err := newBoxes(t).lateCommit(sent, true); err == nil {
+				t.Error("a late commit did no harm")
+			} else {
+				t.Log(err)
+			}
+		})
+	}
+	t.Run("late answer", func(t *testing.T) {
+		t.Parallel()
+		if wrong := newBoxes(t).lateAnswers(true); len(wrong) != 5 {
+			t.Errorf("of 5 late answers, these were wrong: %q", wrong)
+		}
+	})
+}

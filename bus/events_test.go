@@ -164,6 +164,9 @@ func events(t *testing.T, b *bus.Bus, n int) []jetstream.Msg {
 	var all []jetstream.Msg
 	for len(all) < n {
 		msg, err := consumer.Next(jetstream.FetchContext(ctx))
+		if errors.Is(err, nats.ErrNoResponders) && ctx.Err() == nil {
+			continue // in a cluster it takes a moment until the consumer listens
+		}
 		if err != nil {
 			t.Fatalf("after %d of %d events: %v", len(all), n, err)
 		}

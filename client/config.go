@@ -18,10 +18,12 @@ type Config struct {
 	// retries off.
 	MaxAttempts int
 
-	// ResendAfter is how long a call of an idempotent method waits for an answer
-	// before it is sent once more, since whoever has it may have died. The first
-	// answer counts, so a method that regularly takes longer runs more than once.
-	// Defaults to a third of the time left; a negative value turns it off.
+	// ResendAfter is how long a call of an idempotent method, or of an object,
+	// waits for an answer before it is sent once more, since whoever has it may
+	// have died. The first answer counts, so an idempotent method that regularly
+	// takes longer runs more than once; an object recognises the call. Defaults to
+	// a third of the time left, and for objects to 1 second if that is less, twice
+	// as long each time; a negative value turns it off.
 	ResendAfter time.Duration
 
 	// RetryBudget is how many retries to one service may be made in a row.

@@ -26,6 +26,10 @@ const (
 	// An object that changes hands is away for a few milliseconds.
 	firstObjectBackoff = 4 * time.Millisecond
 	maxObjectBackoff   = 100 * time.Millisecond
+
+	// An owner that has died with a call is followed by another within seconds,
+	// however much time the call has. Doubled each time.
+	firstObjectResend = time.Second
 )
 
 // send makes the call over the bus within timeout.
@@ -255,6 +259,8 @@ func (t *transmission) attempt(now time.Time) time.Time {
 	switch after := t.client.config.ResendAfter; {
 	case after < 0:
 		return time.Time{}
+	case after == 0 && t.call.Object != "":
+		return now.Add(min(left/3, firstObjectResend<<min(max(t.counted-1, 0), 10)))
 	case after == 0:
 		return now.Add(left / 3)
 	default:

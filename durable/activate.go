@@ -245,11 +245,11 @@ func (o *object) begin(ctx context.Context, rec record, end uint64) error {
 		}
 		return fmt.Errorf("OnInit: %w", err)
 	}
-	g, leads, err := o.settle(t, "", nil)
+	g, _, err := o.settle(t, nil, nil)
 	if err != nil {
 		return err
 	}
-	return o.await(g, leads)
+	return o.await(g)
 }
 
 // migrate brings a state to the class's schema version.

@@ -54,7 +54,7 @@ func newTower(t *testing.T, opts ...bustest.Option) *tower {
 }
 
 func towerOn(t *testing.T, b *bus.Bus) *tower {
-	w := &tower{T: t, bus: b, client: client.New(b, client.Config{NoShortcut: true, Timeout: 20 * time.Second})}
+	w := &tower{T: t, bus: b, client: client.New(b, client.Config{NoShortcut: true, Timeout: 20 * time.Second, ResendAfter: time.Second})}
 	t.Cleanup(w.client.Close)
 	return w
 }

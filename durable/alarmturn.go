@@ -36,7 +36,12 @@ type alarmAnswer struct {
 // registerAlarm gives the class the method that runs its alarms. Any client may
 // call it: unless the object's record has that very alarm, and it is due, the
 // call does nothing.
-func registerAlarm(c *class) { server.HandleSystem(c.service, bus.MethodAlarm, c.alarmTurn) }
+func registerAlarm(c *class) {
+	server.HandleSystem(c.service, bus.MethodAlarm, func(ctx context.Context, call server.ObjectCall, p alarmCall, answer *alarmAnswer) (err error) {
+		*answer, err = c.alarmTurn(ctx, call, p)
+		return err
+	})
+}
 
 // alarmTurn is the turn of an alarm that has fired. That the record's alarm is
 // still the one that the due message is about makes it happen once: the commit
@@ -73,10 +78,10 @@ func (c *class) alarmTurn(ctx context.Context, call server.ObjectCall, p alarmCa
 		a.attempts++
 	}
 	begun := time.Now()
-	g, leads, err := o.tryAlarm(ctx, call, a)
+	g, err := o.tryAlarm(ctx, call, a)
 	if err == nil {
 		call.EndTurn()
-		return alarmAnswer{}, o.await(g, leads)
+		return alarmAnswer{}, o.await(g)
 	}
 	if ctx.Err() != nil && time.Since(begun) < c.cfg.TurnTimeout {
 		return alarmAnswer{}, err // it was cancelled: the alarm had no fair chance
@@ -109,16 +114,16 @@ func (o *object) otherAlarm(ctx context.Context, call server.ObjectCall, p alarm
 // kills its process is not tried for ever. The first attempt does without.
 func (o *object) countAttempt(ctx context.Context, a *alarmState) error {
 	a.attempts++
-	g, leads, err := o.settle(&turn{Context: ctx, object: o, alarm: *a, alarmRun: true}, "", nil)
+	g, _, err := o.settle(&turn{Context: ctx, object: o, alarm: *a, alarmRun: true}, nil, nil)
 	if err != nil {
 		return err
 	}
-	return o.await(g, leads)
+	return o.await(g)
 }
 
 // tryAlarm runs the handler and adds what it did to the next commit. When it
 // fails, nothing has changed; a panic is an error.
-func (o *object) tryAlarm(ctx context.Context, call server.ObjectCall, a alarmState) (g *commit, leads bool, err error) {
+func (o *object) tryAlarm(ctx context.Context, call server.ObjectCall, a alarmState) (g *commit, err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			o.class.log.Error().Str("object", o.id).Str("panic", fmt.Sprint(cause)).Bytes("stack", debug.Stack()).Msg("OnAlarm panicked")
@@ -130,9 +135,10 @@ func (o *object) tryAlarm(ctx context.Context, call server.ObjectCall, a alarmSt
 		return o.class.alarm(t, state, Alarm{Scheduled: a.at, Attempt: a.attempts})
 	})
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
-	return o.settle(t, "", nil)
+	g, _, err = o.settle(t, nil, nil)
+	return g, err
 }
 
 // bury takes the alarm off and keeps a dead letter of it.
@@ -146,10 +152,10 @@ func (o *object) bury(ctx context.Context, call server.ObjectCall, a alarmState,
 // endAlarm stores what t asks for, ends the turn and returns when all is stored
 // that it has seen.
 func (o *object) endAlarm(call server.ObjectCall, t *turn) error {
-	g, leads, err := o.settle(t, "", nil)
+	g, _, err := o.settle(t, nil, nil)
 	if err != nil {
 		g = o.pending()
 	}
 	call.EndTurn()
-	return cmp.Or(o.await(g, leads), err)
+	return cmp.Or(o.await(g), err)
 }

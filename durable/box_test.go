@@ -53,10 +53,23 @@ func newBoxes(t *testing.T, opts ...bustest.Option) *boxes {
 func boxesOn(t *testing.T, s *natsd.Server, opts ...bustest.Option) *boxes {
 	t.Helper()
 	x := &boxes{T: t, server: s, bus: bustest.Connect(t, s, opts...)}
-	x.client = client.New(x.bus, client.Config{
+	x.newClient(client.Config{NoShortcut: true, Timeout: boxPatience})
+	return x
+}
+
+func (x *boxes) newClient(cfg client.Config) {
+	x.client = client.New(x.bus, cfg)
+	x.Cleanup(x.client.Close)
+}
+
+// mortal makes a server whose instances are to fail. Its caller asks again soon,
+// as often as it takes. The dead leave consumers.
+func mortal(t *testing.T) *boxes {
+	t.Helper()
+	x := newBoxes(t, bustest.IgnoreLeaks())
+	x.newClient(client.Config{
 		NoShortcut: true, Timeout: boxPatience, ResendAfter: 200 * time.Millisecond, MaxAttempts: 1000, RetryBudget: 1 << 20,
 	})
-	t.Cleanup(x.client.Close)
 	return x
 }
 

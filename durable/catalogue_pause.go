@@ -3,6 +3,8 @@ package durable
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -32,12 +34,14 @@ const maxReason = 1 << 10
 // reason. It lasts until Resume, whoever starts or stops meanwhile; an object
 // need not exist to be paused.
 //
-// When Pause returns nil, every member that serves the class refuses the calls.
-// Those that it had taken in before run to their end.
+// When Pause returns nil, the members that serve the class refuse the calls.
+// Those that they had taken in before run to their end. A member that is cut off
+// does so when it is back. When a server of the bus has just failed, Pause takes
+// some seconds.
 //
 // Errors: DeadlineExceeded when a member has not confirmed it before ctx ended,
-// or within 10 seconds: as a rule one that has just died or is cut off. The
-// pause is stored then, and a member that comes back goes by it.
+// or within 15 seconds, as one that does not respond at all. The pause is stored
+// then, and the others go by it.
 func (c *Catalogue) Pause(ctx context.Context, id, reason string) error {
 	token, err := c.key(id)
 	if err != nil {
@@ -95,7 +99,7 @@ func (c *Catalogue) Paused(ctx context.Context) ([]Pause, error) {
 			id, err = "", nil
 		}
 		if err != nil {
-			return // a mark
+			return // somebody else's
 		}
 		delete(all, id)
 		if p := newPause(id, m); p != nil {
@@ -132,8 +136,15 @@ func (c *Catalogue) pausedBy(ctx context.Context, id, key string) (*Pause, error
 	return newPause("", m), err
 }
 
-// confirmTimeout bounds how long the members take to confirm a pause.
-const confirmTimeout = 10 * time.Second
+const (
+	// confirmTimeout bounds how long the members take to confirm a pause.
+	confirmTimeout = 15 * time.Second
+	// confirmAnswer bounds the answer to whether one has.
+	confirmAnswer = time.Second
+	// overdue is after which time a member that is there has noticed that the
+	// server which should tell it of pauses does not answer, and has read them.
+	overdue = journal.Silence + 3*time.Second
+)
 
 // tell stores a message about what is paused, and waits until all go by it.
 func (c *Catalogue) tell(ctx context.Context, m journal.Message) error {
@@ -147,39 +158,62 @@ func (c *Catalogue) tell(ctx context.Context, m journal.Message) error {
 }
 
 // confirmed waits until all members that serve the class have dealt with the
-// message.
+// message. Those that begin to hear of pauses from now on have read it.
 func (c *Catalogue) confirmed(ctx context.Context, sequence uint64) error {
-	stream, err := c.bus.JetStream().Stream(ctx, "KV_"+Bucket(c.class))
-	if err != nil {
-		return c.failed(ctx, err)
-	}
-	late := 0
+	begun := time.Now()
+	late, err := c.hearers(ctx)
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
-		n, err := behind(ctx, stream, sequence)
-		if err == nil && n == 0 {
-			return nil
+		if err != nil {
+			late, err = c.hearers(ctx)
 		}
-		if err == nil {
-			late = n
+		late = slices.DeleteFunc(late, func(name string) bool {
+			switch heard, err := c.heard(ctx, name, sequence); {
+			case errors.Is(err, jetstream.ErrConsumerNotFound):
+				return true
+			case err != nil:
+				return time.Since(begun) > overdue
+			default:
+				return heard
+			}
+		})
+		if err == nil && len(late) == 0 {
+			return nil
 		}
 		select {
 		case <-time.After(pause):
 			continue
 		case <-ctx.Done():
 		}
+		if err != nil {
+			return rpc.DeadlineExceeded.Errorf("it is stored for the class %s, but who serves that can't be found out now: %w", c.class, err)
+		}
 		return rpc.DeadlineExceeded.Errorf("it is stored for the class %s, but %d of the members that serve it did not confirm in time: they go by it as soon as they hear of it",
-			c.class, max(late, 1))
+			c.class, len(late))
 	}
 }
 
-// behind counts the members that have not dealt with the message.
-func behind(ctx context.Context, stream jetstream.Stream, sequence uint64) (int, error) {
-	n := 0
-	list := stream.ListConsumers(ctx)
-	for info := range list.Info() {
-		if strings.HasPrefix(info.Name, pauseFollowers+"-") && info.AckFloor.Stream < sequence {
-			n++
+// hearers returns the names of the consumers by which members hear of pauses.
+func (c *Catalogue) hearers(ctx context.Context) (names []string, err error) {
+	stream, err := c.bus.JetStream().Stream(ctx, "KV_"+Bucket(c.class))
+	if err != nil {
+		return nil, err
+	}
+	list := stream.ConsumerNames(ctx)
+	for name := range list.Name() {
+		if strings.HasPrefix(name, pauseFollowers+"-") {
+			names = append(names, name)
 		}
 	}
-	return n, list.Err()
+	return names, list.Err()
+}
+
+// heard reports whether the member has dealt with the message.
+func (c *Catalogue) heard(ctx context.Context, name string, sequence uint64) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, confirmAnswer)
+	defer cancel()
+	consumer, err := c.bus.JetStream().PushConsumer(ctx, "KV_"+Bucket(c.class), name)
+	if err != nil {
+		return false, err
+	}
+	return consumer.CachedInfo().AckFloor.Stream >= sequence, nil
 }

@@ -131,8 +131,8 @@ func wantError(t testing.TB, what string, err error, code rpc.Code, texts ...str
 	}
 }
 
-// eventually waits for something that nothing signals.
-func eventually(t testing.TB, what string, holds func() bool) {
+// comesTrue waits for something that nothing signals.
+func comesTrue(t testing.TB, what string, holds func() bool) {
 	t.Helper()
 	end := time.Now().Add(20 * time.Second)
 	for !holds() {

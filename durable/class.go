@@ -46,27 +46,43 @@ func Serve[S any](svc *server.Service, name string, cfg Config) *Class[S] {
 // not touch it from another goroutine then.
 func Handle[S, P, R any](c *Class[S], m rpc.ObjectMethod[P, R], fn func(*S, Context, P) (R, error)) {
 	c.mustHaveHandler(m.Spec(), fn == nil)
-	server.HandleObject(c.service, m, true, func(ctx context.Context, call server.ObjectCall, params P) (R, error) {
-		var result R
-		err := c.turn(ctx, call, &result, func(t *turn, state any) (err error) {
-			result, err = fn(state.(*S), t, params)
+	server.HandleObject(c.service, m, true, func(ctx context.Context, call server.ObjectCall, params P, result *R) error {
+		return c.turn(ctx, call, result, detacher(result), func(t *turn, state any) (err error) {
+			*result, err = fn(state.(*S), t, params)
 			return err
 		})
-		return result, err
 	})
+}
+
+// detacher returns the function that makes a result share no memory with the
+// object, nil for a type whose copies share none.
+func detacher[R any](result *R) func() error {
+	if flat(reflect.TypeFor[R]()) {
+		return nil
+	}
+	return func() error {
+		data, err := json.Marshal(result)
+		if err != nil {
+			return rpc.Internal.Errorf("the result can't be written as JSON: %w", err)
+		}
+		var detached R
+		if err := json.Unmarshal(data, &detached); err != nil {
+			return rpc.Internal.Errorf("the result can't be read back from JSON: %w", err)
+		}
+		*result = detached
+		return nil
+	}
 }
 
 // View gives a method of the class a handler that only reads. It gets a copy of
 // the state as the last commit left it, and runs beside turns and other views.
 func View[S, P, R any](c *Class[S], m rpc.ObjectMethod[P, R], fn func(S, ReadContext, P) (R, error)) {
 	c.mustHaveHandler(m.Spec(), fn == nil)
-	server.HandleObject(c.service, m, false, func(ctx context.Context, call server.ObjectCall, params P) (R, error) {
-		var result R
-		err := c.view(ctx, call, func(v *view, state any) (err error) {
-			result, err = fn(*state.(*S), v, params)
+	server.HandleObject(c.service, m, false, func(ctx context.Context, call server.ObjectCall, params P, result *R) error {
+		return c.view(ctx, call, func(v *view, state any) (err error) {
+			*result, err = fn(*state.(*S), v, params)
 			return err
 		})
-		return result, err
 	})
 }
 

@@ -8,13 +8,13 @@ import (
 
 	"rpc.do"
 	"rpc.do/durable/internal/journal"
+	"rpc.do/server"
 )
 
 // commit is what several turns of an object changed, on its way to the bus as
 // one. While one is on its way the next takes in turns.
 type commit struct {
-	prev   *commit       // to end before this one is sent
-	sealed chan struct{} // closed when no turn is taken in any more
+	sealed chan struct{} // closed when no turn is taken in any more; nil while nobody waits for that
 	done   chan struct{} // closed when err says what came of it
 	err    error
 
@@ -30,6 +30,7 @@ type commit struct {
 	destroyed bool
 	last      bool // the object's memory ends with it
 	calls     []callRecord
+	callers   []server.ObjectCall // that hear when it has ended
 	turns     int
 	results   int // bytes
 	ids       int // bytes
@@ -48,8 +49,8 @@ const (
 	readbackTimeout = 2 * time.Second
 )
 
-func newOpen(prev *commit) *commit {
-	return &commit{prev: prev, sealed: make(chan struct{}), done: make(chan struct{})}
+func newOpen() *commit {
+	return &commit{done: make(chan struct{})}
 }
 
 // full reports whether the commit takes no more turns.
@@ -106,16 +107,17 @@ func encodedSize(id string) int {
 	return n
 }
 
-// await returns what came of a commit. Whoever leads sees it through.
-func (o *object) await(g *commit, leads bool) error {
+// await returns what came of a commit.
+func (o *object) await(g *commit) error {
 	if g == nil {
 		return o.moved()
 	}
-	if leads {
-		o.lead(g)
-	} else {
-		<-g.done // its leader is a call that ends within the lease, or soon after
-	}
+	<-g.done // it ends within the lease, or soon after
+	return o.outcome(g)
+}
+
+// outcome is what the callers of a commit that has ended may hear.
+func (o *object) outcome(g *commit) error {
 	if g.err != nil {
 		return g.err
 	}
@@ -125,23 +127,72 @@ func (o *object) await(g *commit, leads bool) error {
 	return nil
 }
 
-// lead sends a commit when it is its turn.
-func (o *object) lead(g *commit) {
-	if g.prev != nil {
-		<-g.prev.done
-		g.prev = nil
+// nextLocked returns the open commit if it is to be sent now, which the caller
+// does once the object is unlocked; it is the one in flight then.
+func (o *object) nextLocked() *commit {
+	if o.open == nil || o.inflight != nil || o.letting {
+		return nil
 	}
+	if o.holds.n > 0 {
+		o.letting = true
+		o.class.work.Go(o.sendAfterViews)
+		return nil
+	}
+	return o.sealLocked()
+}
+
+// sendAfterViews sends the open commit when no view keeps it waiting.
+func (o *object) sendAfterViews() {
 	o.letViews()
-	o.open, o.inflight = nil, g
+	o.letting = false
+	g := o.sealLocked()
 	o.mu.Unlock()
-	close(g.sealed)
-	var first, end uint64
-	var storage bool
-	if o.gone.Load() {
-		g.err = o.class.moving(o.id)
-	} else {
-		first, end, storage, g.err = o.store(g)
+	o.send(g)
+}
+
+// sealLocked makes the open commit the one in flight.
+func (o *object) sealLocked() *commit {
+	g := o.open
+	o.open, o.inflight = nil, g
+	if g.sealed != nil {
+		close(g.sealed)
 	}
+	return g
+}
+
+// send stores a commit. It returns at once; finish is called when it is known
+// what came of it. The common one, a single message, needs no goroutine that
+// waits for the answer.
+func (o *object) send(g *commit) {
+	c := o.class
+	if o.gone.Load() {
+		o.finish(g, record{}, 0, 0, c.moving(o.id))
+		return
+	}
+	o.mu.Lock()
+	rec := record{
+		exists: !g.destroyed, state: g.state, commit: o.commitID(o.count + 1), epoch: o.epoch,
+		alarm: g.alarm, schema: c.cfg.Schema, storage: o.storage || len(g.writes) > 0, calls: g.calls,
+	}
+	rev := o.rev
+	o.mu.Unlock()
+	msgs := o.messages(g, rec, rev)
+	if len(msgs) > 1 || g.destroyed || c.cfg.faults != nil || !c.holds() {
+		c.work.Go(func() { o.store(g, rec, msgs, nil) })
+		return
+	}
+	c.journal.Send(answerTimeout, msgs[0], func(first uint64, err error) {
+		if err != nil {
+			c.work.Go(func() { o.store(g, rec, msgs, err) })
+			return
+		}
+		o.finish(g, rec, first, first, nil)
+	})
+}
+
+// finish makes known what came of a commit, and sends the next one.
+func (o *object) finish(g *commit, rec record, first, end uint64, err error) {
+	g.err = err
 	if g.err != nil {
 		o.discard(!surelyNot(g.err))
 	} else if g.last {
@@ -149,17 +200,25 @@ func (o *object) lead(g *commit) {
 	}
 	o.mu.Lock()
 	if g.err == nil {
-		o.rev, o.end, o.storage = first, end, storage
+		o.rev, o.end, o.storage = first, end, rec.storage
 		o.count++
 		if g.alarmSet {
 			o.armed = first
 		}
-		o.view.Store(&snapshot{state: g.state, copy: g.copy, alarm: g.alarm, rev: first, end: end, storage: storage})
+		o.view.Store(&snapshot{state: g.state, copy: g.copy, alarm: g.alarm, rev: first, end: end, storage: rec.storage})
 	}
+	callers := g.callers
+	g.state, g.copy, g.events, g.writes, g.calls, g.callers = nil, nil, nil, nil, nil, nil
 	o.inflight = nil
-	g.state, g.copy, g.events, g.writes, g.calls = nil, nil, nil, nil, nil
+	next := o.nextLocked()
 	o.mu.Unlock()
 	close(g.done)
+	if next != nil {
+		o.send(next)
+	}
+	for _, call := range callers {
+		call.Finish(o.outcome(g))
+	}
 }
 
 // surelyNot reports whether a commit with that error was not stored and will
@@ -169,26 +228,21 @@ func surelyNot(err error) bool {
 	return ok && (e.Retryable || e.RetryAfter == 0)
 }
 
-// store writes a commit and finds out what came of it.
-func (o *object) store(g *commit) (first, end uint64, storage bool, err error) {
+// store writes a commit and finds out what came of it. Tried is what came of a
+// first try, if there was one.
+func (o *object) store(g *commit, rec record, msgs []journal.Message, tried error) {
 	c := o.class
-	o.mu.Lock()
-	rec := record{
-		exists: !g.destroyed, state: g.state, commit: newCommit(o.count + 1), epoch: o.epoch,
-		alarm: g.alarm, schema: c.cfg.Schema, storage: o.storage || len(g.writes) > 0, calls: g.calls,
-	}
-	rev := o.rev
-	o.mu.Unlock()
 	if len(g.events) > 0 {
 		if err := c.sourceEvents(); err != nil {
-			return 0, 0, false, err
+			o.finish(g, rec, 0, 0, err)
+			return
 		}
 	}
-	msgs := o.messages(g, rec, rev)
 	c.fault("commit")
-	first, err = o.write(rec.commit, msgs)
+	first, err := o.write(rec.commit, msgs, tried)
 	if err != nil {
-		return 0, 0, false, err
+		o.finish(g, rec, 0, 0, err)
+		return
 	}
 	c.fault("committed")
 	if g.destroyed && rec.storage {
@@ -196,14 +250,14 @@ func (o *object) store(g *commit) (first, end uint64, storage bool, err error) {
 			c.log.Warn().Err(err).Str("object", o.id).Msg("the storage of a deleted object is not removed yet; its next call does it")
 		}
 	}
-	return first, first + uint64(len(msgs)) - 1, rec.storage, nil
+	o.finish(g, rec, first, first+uint64(len(msgs))-1, nil)
 }
 
 // write sends a commit until it is known what came of it, or the lease has long
 // ended.
-func (o *object) write(id string, msgs []journal.Message) (uint64, error) {
+func (o *object) write(id string, msgs []journal.Message, err error) (first uint64, _ error) {
 	c := o.class
-	sent := false // it may be stored
+	sent := errors.Is(err, journal.ErrNoAnswer) // it may be stored
 	patience := max(c.member.LeaseLeft(), 0) + commitPatience
 	begun := time.Now()
 	for pause := commitRetry; ; pause = min(2*pause, maxCommitRetry) {
@@ -213,7 +267,9 @@ func (o *object) write(id string, msgs []journal.Message) (uint64, error) {
 			}
 			return 0, c.moving(o.id)
 		}
-		first, err := c.journal.WriteWithin(answerTimeout, msgs...)
+		if err == nil {
+			first, err = c.journal.WriteWithin(answerTimeout, msgs...)
+		}
 		switch e := err.(type) {
 		case nil:
 			return first, nil
@@ -236,6 +292,7 @@ func (o *object) write(id string, msgs []journal.Message) (uint64, error) {
 		default:
 			sent = true
 		}
+		err = nil
 		if time.Since(begun) > patience || c.life.Err() != nil {
 			if sent {
 				return 0, c.unsure(o.id)

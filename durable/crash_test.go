@@ -14,7 +14,6 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"rpc.do"
-	"rpc.do/bus/bustest"
 	"rpc.do/durable/internal/journal"
 )
 
@@ -123,7 +122,7 @@ func TestOwnerDies(t *testing.T) {
 	} {
 		t.Run(fmt.Sprint(at.point, " ", at.after), func(t *testing.T) {
 			t.Parallel()
-			x := newBoxes(t, bustest.IgnoreLeaks()) // the dead leave consumers
+			x := mortal(t)
 			dying := x.instance()
 			cfg, dead := dying.dieAt(shortLease, at)
 			dying.serve(cfg)
@@ -196,7 +195,7 @@ func TestOwnerDiesWhileDestroying(t *testing.T) {
 	for _, point := range []string{"commit", "committed"} {
 		t.Run(point, func(t *testing.T) {
 			t.Parallel()
-			x := newBoxes(t, bustest.IgnoreLeaks()) // the dead leave consumers
+			x := mortal(t)
 			dying := x.instance()
 			cfg, dead := dying.dieAt(shortLease, stopAt{point, 3})
 			dying.serve(cfg)

@@ -10,16 +10,14 @@ import (
 // destroy is the system's method by which Catalogue.Delete has an object's owner
 // delete it. What is not there stays so: no trace is left of an id that has
 // never been.
-func (c *class) destroy(ctx context.Context, call server.ObjectCall, _ rpc.None) (rpc.None, error) {
-	var result rpc.None
-	err := c.turn(ctx, call, &result, func(t *turn, _ any) error {
+func (c *class) destroy(ctx context.Context, call server.ObjectCall, _ rpc.None, result *rpc.None) error {
+	return c.turn(ctx, call, result, nil, func(t *turn, _ any) error {
 		there, err := t.object.there(ctx)
 		if there {
 			t.Destroy()
 		}
 		return err
 	})
-	return result, err
 }
 
 // there reports whether the object has anything to delete, as its turn finds it.

@@ -41,7 +41,7 @@ func (t alarmTimes) withDefaults() alarmTimes {
 const (
 	maxDueAlarms = 64 // at work in one member
 	pullTime     = 30 * time.Second
-	pullBeat     = 5 * time.Second
+	pullBeat     = 2 * time.Second
 	dueTick      = time.Second
 
 	// dueSlack is what an alarm's call has beyond the time of its turn, to find

@@ -21,7 +21,10 @@ import (
 	"rpc.do/durable"
 )
 
-var long = flag.Bool("long", false, "more rounds of everything that moves objects")
+var (
+	long     = flag.Bool("long", false, "more of everything that moves objects")
+	seedFlag = flag.Uint64("seed", 0, "seed of the random faults; 0 draws one")
+)
 
 // crowd calls objects of the class counter without a pause, each caller its own
 // ones, and checks what it gets.
@@ -121,7 +124,7 @@ func followOwners(t *testing.T, b *bus.Bus) *slotOwners {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := kv.Watch(t.Context(), "slot.counter.*")
+	w, err := kv.Watch(context.Background(), "slot.counter.*")
 	if err != nil {
 		t.Fatal(err)
 	}

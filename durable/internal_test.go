@@ -118,7 +118,7 @@ func TestCallsFitIntoTheHeader(t *testing.T) {
 	letters := []rune(`ab<>&"\` + "é€😀\u2027")
 	rnd := rand.New(rand.NewPCG(3, 4))
 	for range 500 {
-		g := newOpen(nil)
+		g := newOpen()
 		for !g.full() {
 			var id strings.Builder
 			alphabet := letters[rnd.IntN(len(letters)):]
@@ -139,7 +139,7 @@ func TestCallsFitIntoTheHeader(t *testing.T) {
 			g.record(id.String(), result)
 			g.turns++
 		}
-		r := record{commit: newCommit(1 << 60), epoch: 1 << 60, schema: 1 << 30, storage: true, calls: g.calls}
+		r := record{commit: (&object{}).commitID(1 << 60), epoch: 1 << 60, schema: 1 << 30, storage: true, calls: g.calls}
 		size := len("NATS/1.0\r\n\r\n")
 		for name, values := range r.header(1 << 60) {
 			size += len(name) + len(": \r\n") + len(values[0])

@@ -2,9 +2,12 @@ package durable
 
 import (
 	"encoding/json"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/nats-io/nuid"
 
 	"rpc.do"
 	"rpc.do/bus"
@@ -37,6 +40,7 @@ type object struct {
 	failed *rpc.Error
 	known  knownCalls
 	watch  *time.Timer // ends the turn's time
+	life   string      // unique to this stay in memory
 
 	mu       sync.Mutex // guards what follows
 	rev      uint64     // of the record
@@ -46,6 +50,7 @@ type object struct {
 	storage  bool
 	open     *commit // takes in turns
 	inflight *commit
+	letting  bool // the open commit waits for views
 	holds    viewHolds
 	running  turnWatch
 }
@@ -105,6 +110,15 @@ func (r *reader) Queue() *server.TurnQueue { return nil }
 
 // Leave ends a call. See server.Place.
 func (r *reader) Leave() { (*object)(r).Leave() }
+
+// commitID names a commit. Of one stay in memory none has the number of another:
+// after one that failed the object comes into memory anew.
+func (o *object) commitID(count uint64) string {
+	if o.life == "" {
+		o.life = nuid.Next()
+	}
+	return strconv.FormatUint(count, 10) + "-" + o.life
+}
 
 // objectOf returns the object of a call.
 func objectOf(call server.ObjectCall) *object {
@@ -201,6 +215,7 @@ type knownCalls struct {
 	// dropped. It is made when a call is looked for, which few objects need.
 	index   map[string]int
 	dropped int
+	settled int // so many are known to be stored
 }
 
 type knownCall struct {
@@ -210,6 +225,23 @@ type knownCall struct {
 	commit *commit // nil for those that were read
 }
 
+// settle lets go of the commit of a call when that has ended, and reports
+// whether it has.
+func (c *knownCall) settle() bool {
+	if c.commit == nil {
+		return true
+	}
+	select {
+	case <-c.commit.done:
+		if c.commit.err == nil {
+			c.commit = nil
+		}
+		return true
+	default:
+		return false
+	}
+}
+
 const (
 	knownFor   = 2 * time.Minute
 	maxKnown   = 16 << 10
@@ -217,18 +249,21 @@ const (
 )
 
 func (k *knownCalls) add(call knownCall) {
+	for ; k.settled < len(k.calls) && k.calls[k.settled].settle(); k.settled++ {
+	}
 	k.calls = append(k.calls, call)
 	k.bytes += len(call.result)
 	if k.index != nil {
 		k.index[call.id] = k.dropped + len(k.calls) - 1
 	}
-	for len(k.calls) > 1 && (len(k.calls) > maxKnown || k.bytes > maxResults || k.calls[0].at.Since() > knownFor) {
+	for len(k.calls) > 1 && (len(k.calls) > maxKnown || k.bytes > maxResults || time.Duration(call.at-k.calls[0].at) > knownFor) {
 		k.bytes -= len(k.calls[0].result)
 		k.since = max(k.since, k.calls[0].at+1)
 		if k.index[k.calls[0].id] == k.dropped {
 			delete(k.index, k.calls[0].id)
 		}
 		k.dropped++
+		k.settled = max(k.settled-1, 0)
 		k.calls[0] = knownCall{} // the slice keeps it until it grows
 		k.calls = k.calls[1:]
 	}

@@ -4,13 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nuid"
 
 	"rpc.do"
 	"rpc.do/bus"
@@ -24,8 +23,6 @@ import (
 const (
 	pausedPrefix = "_paused."
 	pausedClass  = "_class"
-	// pausedMark begins what a member writes to see how far it has read.
-	pausedMark = "_mark-"
 	// pauseFollowers begins the names of the consumers by which members hear of
 	// pauses.
 	pauseFollowers = "pauses"
@@ -51,12 +48,20 @@ type pauses struct {
 	count  atomic.Int64
 	mu     sync.RWMutex
 	paused map[string]*pauseRecord // by the key's last token
+
+	lost  atomic.Int64 // how often the connection was lost
+	knows atomic.Int64 // as of which of these times it knows
 }
 
 // check reports why a call is refused. The system deletes what is paused; the
 // rest waits.
 func (p *pauses) check(c *class, id, method string) *rpc.Error {
-	if p.count.Load() == 0 || method == bus.MethodDestroy {
+	switch {
+	case method == bus.MethodDestroy:
+		return nil
+	case p.lost.Load() != p.knows.Load() && c.bus.Connected():
+		return rpc.Unavailable.Errorf("whether the object %s/%.80s is paused is not known yet: the connection to the bus is new", c.name, id).NotExecuted()
+	case p.count.Load() == 0:
 		return nil
 	}
 	p.mu.RLock()
@@ -79,115 +84,147 @@ func (r *pauseRecord) because() string {
 
 // start learns what is paused, and goes on to hear of it until the class ends.
 func (p *pauses) start(ctx context.Context, c *class) error {
-	f, err := p.load(ctx, c)
+	unhook := c.bus.OnDisconnect(func() { p.lost.Add(1) })
+	f, known, err := p.load(ctx, c)
 	if err != nil {
-		return err
+		unhook()
+		return fmt.Errorf("what is paused: %w", err)
 	}
 	c.work.Go(func() {
-		for f != nil {
-			p.hear(f)
-			f.Close()
-			f = p.loadAgain(c)
+		defer unhook()
+		for err == nil {
+			p.hear(f, known)
+			before := f
+			f, known, err = p.load(c.life, c)
+			before.Close() // it may take a while, if its server has failed
 		}
 	})
 	return nil
 }
 
-// hear takes in what changes, until the connection to the stream is lost.
-func (p *pauses) hear(f *journal.Follower) {
+// hear takes in what changes after the sequence known, until the connection to
+// the stream is lost.
+func (p *pauses) hear(f *journal.Follower, known uint64) {
 	for {
 		m, err := f.Next()
-		switch {
-		case err != nil:
+		if err != nil {
 			return
-		case m != nil:
+		}
+		if m == nil {
+			continue
+		}
+		if m.Sequence > known {
 			p.mu.Lock()
 			apply(p.paused, m)
 			p.count.Store(int64(len(p.paused)))
 			p.mu.Unlock()
-			f.Done()
 		}
+		f.Done()
 	}
 }
 
 // apply notes what a message says in paused.
 func apply(paused map[string]*pauseRecord, m *journal.Stored) {
 	token := strings.TrimPrefix(m.Key, pausedPrefix)
-	r := readPause(m)
-	switch {
-	case r == nil:
-		delete(paused, token)
-	case !strings.HasPrefix(token, pausedMark):
+	if r := readPause(m); r != nil {
 		paused[token] = r
+	} else {
+		delete(paused, token)
 	}
 }
 
-// loadAgain loads until that succeeds; it returns nil when the class ends.
-func (p *pauses) loadAgain(c *class) *journal.Follower {
+// load begins to follow, then learns what is paused as of the sequence known: so
+// whoever pauses something either waits for this member or has done it before.
+// It tries until ctx ends. When the server can't make the follower for now, what
+// is paused is read with each try: better some seconds late than not to serve.
+func (p *pauses) load(ctx context.Context, c *class) (f *journal.Follower, known uint64, err error) {
 	const first, most = 50 * time.Millisecond, 2 * time.Second
-	for pause := first; c.life.Err() == nil && c.bus.WaitConnected(c.life) == nil; pause = min(2*pause, most) {
-		f, err := p.load(c.life, c)
-		if err == nil {
-			return f
-		}
-		if c.life.Err() == nil {
-			c.log.Warn().Err(err).Msg("what is paused can't be read; trying again")
+	for pause, patience := first, time.Second; ; pause, patience = min(2*pause, most), min(2*patience, 5*most) {
+		if err = c.bus.WaitConnected(ctx); err == nil {
+			f, err = p.follow(ctx, c, patience)
+			var readErr error
+			if known, readErr = p.read(ctx, c); err == nil && readErr == nil {
+				return f, known, nil
+			}
+			if f != nil {
+				f.Close()
+			}
+			err = errors.Join(err, readErr)
 		}
 		select {
 		case <-time.After(pause):
-		case <-c.life.Done():
+		case <-ctx.Done():
+			return nil, 0, err
 		}
+		c.log.Warn().Err(err).Msg("what is paused can't be followed; trying again")
 	}
-	return nil
 }
 
-// maxIdle bounds how often a follower may say that there is nothing while
-// something must come.
-const maxIdle = 5
+// follow has the server tell what will be paused and resumed.
+func (p *pauses) follow(ctx context.Context, c *class, patience time.Duration) (*journal.Follower, error) {
+	size, err := c.journal.LeaderSize(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return c.journal.Follow(c.life, journal.Follow{
+		Match: pausedPrefix + "*", From: size.LastSequence + 1, Name: pauseFollowers, Acknowledged: true, Patience: patience,
+	})
+}
 
-// load reads what is paused and returns a follower that tells what comes.
-func (p *pauses) load(ctx context.Context, c *class) (*journal.Follower, error) {
-	f, err := c.journal.Follow(c.life, journal.Follow{Match: pausedPrefix + "*", Name: pauseFollowers, Acknowledged: true})
+// readPauseTimeout bounds one attempt to read what is paused.
+const readPauseTimeout = 5 * time.Second
+
+// read learns what is paused as of the sequence that it returns, or later.
+func (p *pauses) read(ctx context.Context, c *class) (sequence uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, readPauseTimeout)
+	defer cancel()
+	lost := p.lost.Load()
+	size, err := c.journal.LeaderSize(ctx)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
-	mark, err := p.mark(ctx, c)
 	paused := map[string]*pauseRecord{}
-	for idle, complete := 0, mark == "" && f.Pending() == 0; err == nil && !complete; {
-		var m *journal.Stored
-		if m, err = f.Next(); m == nil {
-			complete = mark == ""
-			if idle++; err == nil && (idle == maxIdle || ctx.Err() != nil) {
-				err = errors.Join(journal.ErrStale, ctx.Err())
-			}
-			continue
+	if size.LastSequence > 0 {
+		last, err := lastPauses(ctx, c.journal, size.LastSequence)
+		if err != nil {
+			return 0, err
 		}
-		apply(paused, m)
-		f.Done()
-		complete = m.Key == mark || mark == "" && f.Pending() == 0
-	}
-	if err != nil {
-		f.Close()
-		return nil, err
+		for _, m := range last {
+			apply(paused, m)
+		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.paused = paused
 	p.count.Store(int64(len(paused)))
-	return f, nil
+	p.knows.Store(lost)
+	return size.LastSequence, nil
 }
 
-// mark writes a message of this member's own and returns its key: whoever has
-// read it has read all that was there before. It is needed where several
-// replicas may answer, of which some are behind; elsewhere the key is empty.
-func (p *pauses) mark(ctx context.Context, c *class) (key string, err error) {
-	size, err := c.journal.LeaderSize(ctx)
-	if err != nil || size.Replicas <= 1 {
-		return "", err
+// lastPauses returns the last messages about what is paused as of the stream's
+// last sequence, or later.
+func lastPauses(ctx context.Context, j *journal.Journal, sequence uint64) ([]*journal.Stored, error) {
+	last, err := j.At(ctx, sequence)
+	if err != nil {
+		return nil, err
 	}
-	key = pausedPrefix + pausedMark + nuid.Next()
-	_, err = c.journal.Write(ctx, journal.Message{Key: key, Header: nats.Header{
-		journal.HeaderOperation: {"DEL"}, journal.HeaderTTL: {"60s"},
-	}})
-	return key, err
+	witness := pausedPrefix + pausedClass
+	if last != nil {
+		witness = last.Key // it may have been written again, but is there
+	}
+	all, err := j.LastOf(ctx, sequence, witness, pausedPrefix+"*")
+	if errors.Is(err, journal.ErrTooMany) {
+		var keys []string
+		if keys, err = j.Keys(ctx, sequence, pausedPrefix+"*"); err != nil {
+			return nil, err
+		}
+		for page := range slices.Chunk(keys, pageSize/4) {
+			found, err := j.LastOf(ctx, sequence, witness, page...)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, found...)
+		}
+	}
+	return slices.DeleteFunc(all, func(m *journal.Stored) bool { return !strings.HasPrefix(m.Key, pausedPrefix) }), err
 }

@@ -153,7 +153,7 @@ func TestPauseUnderLoad(t *testing.T) {
 		// Those that were taken in before need not be stored yet.
 		stream := streamOf(t, b, "counter")
 		var quiet uint64
-		eventually(t, "commits to end", func() bool {
+		comesTrue(t, "commits to end", func() bool {
 			last := lastSequence(t, stream)
 			same := last == quiet
 			quiet = last

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nuid"
 
 	"rpc.do/durable/internal/journal"
 )
@@ -68,24 +67,66 @@ func readRecord(m *journal.Stored) record {
 
 // header writes the headers of a record that follows the one with revision rev.
 func (r *record) header(rev uint64) nats.Header {
-	h := nats.Header{
-		journal.HeaderExpect: {strconv.FormatUint(rev, 10)},
-		headerCommit:         {r.commit},
-		headerEpoch:          {strconv.FormatUint(r.epoch, 10)},
+	h := make(nats.Header, usualHeaders)
+	values := make([]string, 0, usualHeaders)
+	set := func(name, value string) {
+		values = append(values, value)
+		h[name] = values[len(values)-1 : len(values) : len(values)]
 	}
+	set(journal.HeaderExpect, strconv.FormatUint(rev, 10))
+	set(headerCommit, r.commit)
+	set(headerEpoch, strconv.FormatUint(r.epoch, 10))
 	if len(r.calls) > 0 {
-		if calls, err := json.Marshal(r.calls); err == nil {
-			h[headerCalls] = []string{string(calls)}
-		}
+		set(headerCalls, writeCalls(r.calls))
 	}
 	r.alarm.write(h)
 	if r.schema != 0 {
-		h[headerSchema] = []string{strconv.Itoa(r.schema)}
+		set(headerSchema, strconv.Itoa(r.schema))
 	}
 	if r.storage {
-		h[headerKeys] = []string{"1"}
+		set(headerKeys, "1")
 	}
 	return h
 }
 
-func newCommit(count uint64) string { return strconv.FormatUint(count, 10) + "-" + nuid.Next() }
+// usualHeaders is how many headers most records have at most.
+const usualHeaders = 6
+
+// writeCalls writes what readRecord reads.
+func writeCalls(calls []callRecord) string {
+	size := 2
+	for i := range calls {
+		size += encodedSize(calls[i].ID) + len(calls[i].Result)
+	}
+	var b strings.Builder
+	b.Grow(size)
+	for i := range calls {
+		if i == 0 {
+			b.WriteString(`[{"id":`)
+		} else {
+			b.WriteString(`,{"id":`)
+		}
+		writeText(&b, calls[i].ID)
+		if calls[i].Result != nil {
+			b.WriteString(`,"r":`)
+			b.Write(calls[i].Result)
+		}
+		b.WriteByte('}')
+	}
+	b.WriteByte(']')
+	return b.String()
+}
+
+// writeText writes a JSON string.
+func writeText(b *strings.Builder, text string) {
+	for i := range len(text) {
+		if c := text[i]; c < ' ' || c >= 0x7f || c == '"' || c == '\\' {
+			quoted, _ := json.Marshal(text) // no string fails
+			b.Write(quoted)
+			return
+		}
+	}
+	b.WriteByte('"')
+	b.WriteString(text)
+	b.WriteByte('"')
+}

@@ -449,11 +449,11 @@ func TestLargeEntries(t *testing.T) {
 	x := oneBox(t, Config{})
 	size := int(x.bus.MaxPayload()) - room - len(`""`)
 	value := strings.Repeat("v", size)
-	const entries = 24
-	for at := 0; at < entries; at += 12 {
+	const entries = 12
+	for at := 0; at < entries; at += 6 {
 		x.do("a", func(s *box, ctx Context) error {
 			s.Text = strings.Repeat("t", size/2)
-			for i := range 12 {
+			for i := range 6 {
 				if err := ctx.Storage().Put(fmt.Sprintf("%02d", at+i), value); err != nil {
 					return err
 				}

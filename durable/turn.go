@@ -38,9 +38,12 @@ func (t *turn) effects() bool {
 	return t.alarmSet || t.alarmRun || t.destroyed || len(t.events) > 0 || len(t.writes) > 0
 }
 
-// turn runs one turn and returns when what it did is stored. Result points to
-// the handler's result, which is set when the call had its effect before.
-func (c *class) turn(ctx context.Context, call server.ObjectCall, result any, fn func(*turn, any) error) error {
+// turn runs one turn and returns when what it did is stored, or server.ErrLater
+// when the call ends along with the commit. Result points to the handler's
+// result, which is set when the call had its effect before. It may be part of
+// the state, which the next turn changes: detach makes a copy of it, and is nil
+// when it needs none.
+func (c *class) turn(ctx context.Context, call server.ObjectCall, result any, detach func() error, fn func(*turn, any) error) error {
 	o := objectOf(call)
 	if err := o.usable(); err != nil {
 		return err
@@ -58,16 +61,23 @@ func (c *class) turn(ctx context.Context, call server.ObjectCall, result any, fn
 		return err
 	}
 	t := &turn{Context: ctx, object: o, alarm: o.alarm}
-	g, leads := (*commit)(nil), false
+	var g *commit
+	later := false
 	err := o.run(t, call, fn)
 	if err == nil {
-		g, leads, err = o.settle(t, req.ID, result)
+		g, later, err = o.settle(t, &call, result)
 	}
-	if err != nil {
+	if err == nil && !later && detach != nil {
+		err = detach()
+	}
+	if err != nil && g == nil {
 		g = o.pending()
 	}
 	call.EndTurn()
-	if failed := o.await(g, leads); failed != nil {
+	if later {
+		return server.ErrLater
+	}
+	if failed := o.await(g); failed != nil {
 		return failed // an error, too, may be due to what was not stored
 	}
 	return err
@@ -92,20 +102,28 @@ func repeated(req *bus.Request) bool {
 func (o *object) waitForRoom(ctx context.Context) error {
 	for {
 		o.mu.Lock()
-		var before *commit
-		if o.open != nil && o.open.full() {
-			before = o.open
-		} else if o.inflight != nil && o.inflight.last {
-			before = o.inflight
+		var wait <-chan struct{}
+		last := false
+		switch {
+		case o.open != nil && o.open.full():
+			if last = o.open.last; last {
+				wait = o.open.done
+			} else {
+				if o.open.sealed == nil {
+					o.open.sealed = make(chan struct{})
+				}
+				wait = o.open.sealed
+			}
+		case o.inflight != nil && o.inflight.last:
+			wait, last = o.inflight.done, true
 		}
 		o.mu.Unlock()
-		if before == nil {
+		if wait == nil {
 			return nil
 		}
 		select {
-		case <-before.sealed:
-			if before.last {
-				<-before.done
+		case <-wait:
+			if last {
 				return o.moved()
 			}
 		case <-ctx.Done():
@@ -183,8 +201,8 @@ func (o *object) initialise(t *turn) (err error) {
 const room = 20 << 10
 
 // settle adds what a turn did to the next commit. The commit is nil when there
-// is nothing to wait for; leads says that the caller is to see it through.
-func (o *object) settle(t *turn, id string, result any) (g *commit, leads bool, err error) {
+// is nothing to wait for; later says that the call is ended along with it.
+func (o *object) settle(t *turn, call *server.ObjectCall, result any) (g *commit, later bool, err error) {
 	settled := false
 	defer func() { // also when what writes JSON panics
 		if !settled {
@@ -215,13 +233,26 @@ func (o *object) settle(t *turn, id string, result any) (g *commit, leads bool, 
 				o.class.name, o.id, size, limit)
 		}
 	}
+	id := ""
+	if call != nil {
+		id, later = call.Request().ID, call.Later() // which runs code of the result's
+	}
 	settled = true
+	var send *commit
+	defer func() {
+		if send != nil {
+			o.send(send)
+		}
+	}()
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	g = o.open
 	if g == nil {
-		g, leads = newOpen(o.inflight), true
+		g = newOpen()
 		o.open = g
+	}
+	if later {
+		g.callers = append(g.callers, *call)
 	}
 	g.state = state
 	if o.class.kind.copy != nil {
@@ -231,9 +262,10 @@ func (o *object) settle(t *turn, id string, result any) (g *commit, leads bool, 
 	g.add(t)
 	if id != "" {
 		kept := g.record(id, recorded)
-		o.known.add(knownCall{id: id, result: kept, at: lease.Now(), commit: g})
+		o.known.add(knownCall{id: id, result: kept, at: o.class.member.Now(), commit: g})
 	}
-	return g, leads, nil
+	send = o.nextLocked()
+	return g, later, nil
 }
 
 // recall finds out whether a call has had its effect before. Done says that it
@@ -268,7 +300,7 @@ func (o *object) replay(id string, result any) (done bool, err error) {
 		return false, nil
 	}
 	if known.commit != nil {
-		if err := o.await(known.commit, false); err != nil {
+		if err := o.await(known.commit); err != nil {
 			return true, err
 		}
 	}

@@ -158,7 +158,7 @@ func TestLateCommit(t *testing.T) {
 	for _, sent := range []bool{false, true} {
 		t.Run(fmt.Sprint("sent ", sent), func(t *testing.T) {
 			t.Parallel()
-			if err := newBoxes(t).lateCommit(sent, false); err != nil {
+			if err := mortal(t).lateCommit(sent, false); err != nil {
 				t.Error(err)
 			}
 		})
@@ -244,7 +244,7 @@ func (x *boxes) lateAnswers(unfenced bool) (wrong []string) {
 // with a result or with an error that depends on the state.
 func TestLateAnswer(t *testing.T) {
 	t.Parallel()
-	if wrong := newBoxes(t).lateAnswers(false); len(wrong) > 0 {
+	if wrong := mortal(t).lateAnswers(false); len(wrong) > 0 {
 		t.Errorf("answers of an owner that is none: %q", wrong)
 	}
 }
@@ -255,7 +255,7 @@ func TestWithoutFence(t *testing.T) {
 	for _, sent := range []bool{false, true} {
 		t.Run(fmt.Sprint("late commit, sent ", sent), func(t *testing.T) {
 			t.Parallel()
-			if err := newBoxes(t).lateCommit(sent, true); err == nil {
+			if err := mortal(t).lateCommit(sent, true); err == nil {
 				t.Error("a late commit did no harm")
 			} else {
 				t.Log(err)
@@ -264,7 +264,7 @@ func TestWithoutFence(t *testing.T) {
 	}
 	t.Run("late answer", func(t *testing.T) {
 		t.Parallel()
-		if wrong := newBoxes(t).lateAnswers(true); len(wrong) != 5 {
+		if wrong := mortal(t).lateAnswers(true); len(wrong) != 5 {
 			t.Errorf("of 5 late answers, these were wrong: %q", wrong)
 		}
 	})

@@ -106,6 +106,9 @@ func (s *Service) runFrom(j *job) {
 func (s *Service) runOne(j *job) {
 	returned := false
 	defer func() {
+		if j.later {
+			return
+		}
 		s.release(j)
 		j.ep.stats.ended()
 		if returned {

@@ -33,6 +33,8 @@ type job struct {
 	waiting  *list.Element // in the gate's waiting list, which guards it
 	place    Place         // of the object, nil for a method of a service
 	left     bool          // the gate, before the call ended: see ObjectCall.EndTurn
+	later    bool          // the handler has returned, and Finish ends the call
+	payload  []byte        // of the result, when later
 
 	// local is set for a call from this process: it gets one signal, when
 	// outcome is there.
@@ -89,6 +91,9 @@ func (j *job) run() {
 		return
 	}
 	payload, err := j.attempt()
+	if j.later {
+		return
+	}
 	if err != nil {
 		j.fail(err)
 		return
@@ -105,8 +110,11 @@ func (j *job) attempt() (payload []byte, err *rpc.Error) {
 			err = j.internal()
 		}
 	}()
-	if err := j.invoke(); err != nil {
+	if err := j.invoke(); err != nil && !j.later {
 		return nil, j.coded(err)
+	}
+	if j.later {
+		return nil, nil
 	}
 	return j.encode()
 }

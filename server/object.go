@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
 	"time"
@@ -108,6 +109,39 @@ func (c ObjectCall) EndTurn() {
 // Ended reports whether EndTurn has been called.
 func (c ObjectCall) Ended() bool { return c.job.left }
 
+// Later makes Finish end the call: the handler returns ErrLater at once, with
+// the result in its place, which is encoded now. It reports false when the call
+// can't be ended later: the handler has to wait.
+func (c ObjectCall) Later() bool {
+	j := c.job
+	if len(j.svc.config.Interceptors) > 0 || j.local != nil {
+		return false
+	}
+	payload, err := j.encode()
+	if err != nil {
+		return false
+	}
+	j.payload, j.later = payload, true
+	j.svc.workers.Add(1)
+	return true
+}
+
+// ErrLater is what a handler returns after Later.
+var ErrLater = errors.New("server: the call ends later")
+
+// Finish ends a call for which Later reported true.
+func (c ObjectCall) Finish(err error) {
+	j := c.job
+	defer j.svc.workers.Done()
+	if err != nil {
+		j.fail(j.coded(err))
+	} else {
+		j.succeed(j.payload)
+	}
+	j.svc.release(j)
+	j.ep.stats.ended()
+}
+
 // Cancel ends the call with err and cancels its context. The handler goes on
 // until it notices.
 func (c ObjectCall) Cancel(err *rpc.Error) {
@@ -118,18 +152,18 @@ func (c ObjectCall) Cancel(err *rpc.Error) {
 
 // HandleObject gives a method of the objects of a class its handler. Turn says
 // that it has the object to itself.
-func HandleObject[P, R any](s *Service, m rpc.ObjectMethod[P, R], turn bool, fn func(context.Context, ObjectCall, P) (R, error)) {
+func HandleObject[P, R any](s *Service, m rpc.ObjectMethod[P, R], turn bool, fn func(context.Context, ObjectCall, P, *R) error) {
 	spec := *m.Spec()
 	handleObject(s, spec, turn, fn, false)
 }
 
 // HandleSystem gives the objects of a class a method of the system's own, whose
 // name begins with "$".
-func HandleSystem[P, R any](s *Service, name string, fn func(context.Context, ObjectCall, P) (R, error)) {
+func HandleSystem[P, R any](s *Service, name string, fn func(context.Context, ObjectCall, P, *R) error) {
 	handleObject(s, rpc.Spec{Service: s.name, Method: name}, true, fn, true)
 }
 
-func handleObject[P, R any](s *Service, spec rpc.Spec, turn bool, fn func(context.Context, ObjectCall, P) (R, error), system bool) {
+func handleObject[P, R any](s *Service, spec rpc.Spec, turn bool, fn func(context.Context, ObjectCall, P, *R) error, system bool) {
 	type frame struct {
 		params P
 		result R
@@ -148,12 +182,7 @@ func handleObject[P, R any](s *Service, spec rpc.Spec, turn bool, fn func(contex
 			if !ok {
 				return fmt.Errorf("server: an interceptor replaced the context of %s by one that is not derived from it", call.Name())
 			}
-			result, err := fn(ctx, ObjectCall{j}, *call.Params.(*P))
-			if err != nil {
-				return err
-			}
-			*call.Result.(*R) = result
-			return nil
+			return fn(ctx, ObjectCall{j}, *call.Params.(*P), call.Result.(*R))
 		},
 	}
 	if system {

@@ -108,11 +108,15 @@ func newHall(t *testing.T, b *bus.Bus, fn func(context.Context, server.ObjectCal
 	t.Helper()
 	h := &hall{svc: server.New(b, "hall", server.Config{}), seats: map[string]*seat{}, release: make(chan struct{})}
 	h.svc.ServeObjects(h)
-	server.HandleObject(h.svc, hallTurn, true, fn)
-	server.HandleObject(h.svc, hallView, false, fn)
+	handle := func(ctx context.Context, call server.ObjectCall, params string, result *string) (err error) {
+		*result, err = fn(ctx, call, params)
+		return err
+	}
+	server.HandleObject(h.svc, hallTurn, true, handle)
+	server.HandleObject(h.svc, hallView, false, handle)
 	server.HandleObject(h.svc, rpc.NewObjectMethod[rpc.None, string]("hall.none"), true,
-		func(ctx context.Context, call server.ObjectCall, _ rpc.None) (string, error) {
-			return fn(ctx, call, "none")
+		func(ctx context.Context, call server.ObjectCall, _ rpc.None, result *string) error {
+			return handle(ctx, call, "none", result)
 		})
 	t.Cleanup(func() {
 		await(t, "all calls have left their places", func() bool { return h.placed.Load() == h.left.Load() })

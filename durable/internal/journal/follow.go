@@ -33,6 +33,8 @@ type Follow struct {
 	// Beat is how often the server tells that it has nothing. Defaults to 2
 	// seconds.
 	Beat time.Duration
+	// Patience is how long the server may take to begin. Defaults to 30 seconds.
+	Patience time.Duration
 }
 
 // Follower reads messages in the order of the stream, and none is left out. It
@@ -54,10 +56,12 @@ type Follower struct {
 
 const (
 	defaultBeat = 2 * time.Second
-	// followSilence is how long the server may be silent.
-	followSilence = 6 * time.Second
-	// followTimeout bounds the request for a consumer.
-	followTimeout = 30 * time.Second
+
+	// Silence is how long the server may be silent until a Follower takes it for
+	// lost.
+	Silence = 6 * time.Second
+
+	defaultPatience = 30 * time.Second
 	// leftAlone is after which time the server forgets a follower that is gone.
 	leftAlone = 5 * time.Second
 
@@ -97,7 +101,7 @@ func (j *Journal) Follow(ctx context.Context, what Follow) (*Follower, error) {
 
 // begin makes the server send.
 func (f *Follower) begin(ctx context.Context, what Follow, inbox string) error {
-	ctx, cancel := context.WithTimeout(ctx, followTimeout)
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(what.Patience, defaultPatience))
 	defer cancel()
 	cfg := jetstream.ConsumerConfig{
 		Name: f.name, DeliverSubject: inbox, FilterSubjects: []string{f.journal.Subject(what.Match)},
@@ -124,7 +128,7 @@ func (f *Follower) begin(ctx context.Context, what Follow, inbox string) error {
 // now and then. The error is ErrLost, or ctx's.
 func (f *Follower) Next() (*Stored, error) {
 	for {
-		msg, err := f.sub.NextMsg(followSilence)
+		msg, err := f.sub.NextMsg(Silence)
 		if err != nil {
 			f.end(ErrLost)
 			return nil, *f.ended.Load()

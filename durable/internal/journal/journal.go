@@ -142,6 +142,84 @@ func (j *Journal) WriteWithin(timeout time.Duration, msgs ...Message) (uint64, e
 	return j.write(nil, timeout, msgs)
 }
 
+// Send stores one message as WriteWithin does, and returns at once. Done is
+// called once with what came of it, from a goroutine that must not be held up.
+func (j *Journal) Send(timeout time.Duration, m Message, done func(uint64, error)) {
+	if !j.bus.Connected() {
+		done(0, &Rejected{Description: errNotSent.Error(), Passing: true})
+		return
+	}
+	number, reply, ok := j.acks.expect(timeout, done)
+	if !ok {
+		done(0, &Rejected{Description: "the journal has ended", Passing: true})
+		return
+	}
+	if err := j.bus.Conn().PublishMsg(&nats.Msg{Subject: j.prefix + m.Key, Reply: reply, Header: m.Header, Data: m.Data}); err != nil {
+		if p, ok := j.acks.take(number); ok {
+			p.done(0, &Rejected{Description: err.Error(), Passing: !errors.Is(err, nats.ErrMaxPayload)})
+		}
+	}
+}
+
+// promise is a write whose answer goes to a function.
+type promise struct {
+	done     func(uint64, error)
+	deadline time.Time
+}
+
+// expect makes a promise; it reports false when the journal has ended.
+func (a *acks) expect(timeout time.Duration, done func(uint64, error)) (number uint64, reply string, ok bool) {
+	p := promise{done, time.Now().Add(timeout)}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ended {
+		return 0, "", false
+	}
+	a.next++
+	a.promises[a.next] = p
+	return a.next, a.inbox + strconv.FormatUint(a.next, 36), true
+}
+
+// take takes a promise out; whoever gets it keeps it.
+func (a *acks) take(n uint64) (promise, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p, ok := a.promises[n]
+	delete(a.promises, n)
+	return p, ok
+}
+
+// sweepEvery is by how much a promise may be late to end without an answer.
+const sweepEvery = 250 * time.Millisecond
+
+// sweep ends promises that get no answer in time, and all when the journal ends.
+func (a *acks) sweep() {
+	defer close(a.swept)
+	ticker := time.NewTicker(sweepEvery)
+	defer ticker.Stop()
+	for ended := false; !ended; {
+		now := time.Time{}
+		select {
+		case now = <-ticker.C:
+		case <-a.done:
+			ended = true
+		}
+		var late []promise
+		a.mu.Lock()
+		a.ended = ended
+		for n, p := range a.promises {
+			if ended || !now.Before(p.deadline) {
+				delete(a.promises, n)
+				late = append(late, p)
+			}
+		}
+		a.mu.Unlock()
+		for _, p := range late {
+			p.done(0, ErrNoAnswer)
+		}
+	}
+}
+
 // maxWait bounds a write whose context does not.
 const maxWait = 10 * time.Second
 
@@ -292,6 +370,10 @@ type acks struct {
 	next    uint64
 	waiting map[uint64]*write
 	free    []*write
+
+	promises map[uint64]promise
+	swept    chan struct{} // closed when sweep has ended
+	ended    bool          // no promise is made any more
 }
 
 type write struct {
@@ -303,17 +385,20 @@ type write struct {
 
 func (a *acks) open(b *bus.Bus) error {
 	a.inbox = b.InboxPrefix() + ".journal-" + nuid.Next() + "."
-	a.waiting, a.done = map[uint64]*write{}, make(chan struct{})
+	a.waiting, a.promises = map[uint64]*write{}, map[uint64]promise{}
+	a.done, a.swept = make(chan struct{}), make(chan struct{})
 	var err error
 	if a.sub, err = b.Conn().Subscribe(a.inbox+"*", a.receive); err != nil {
 		return err
 	}
+	go a.sweep()
 	return nil
 }
 
 func (a *acks) close() {
 	_ = a.sub.Unsubscribe() // fails only when the connection is gone, and the subscription with it
 	close(a.done)
+	<-a.swept
 }
 
 func (a *acks) enter(timeout time.Duration) *write {
@@ -354,6 +439,13 @@ func (a *acks) receive(msg *nats.Msg) {
 		return
 	}
 	a.mu.Lock()
+	if p, ok := a.promises[n]; ok {
+		delete(a.promises, n)
+		a.mu.Unlock()
+		first, err := readAck(msg, 1)
+		p.done(first, err)
+		return
+	}
 	defer a.mu.Unlock()
 	if w := a.waiting[n]; w != nil {
 		delete(a.waiting, n) // the first answer counts

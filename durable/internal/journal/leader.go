@@ -44,21 +44,16 @@ func (j *Journal) LeaderLast(ctx context.Context, key string) (*Stored, error) {
 type Size struct {
 	LastSequence uint64 `json:"last_seq"`
 	Subjects     int    `json:"num_subjects"` // with all keys of the system's own
-	Replicas     int    `json:"-"`
 }
 
 // LeaderSize returns the size of the stream, as its leader has it.
 func (j *Journal) LeaderSize(ctx context.Context) (Size, error) {
 	var a struct {
-		State  Size `json:"state"`
-		Config struct {
-			Replicas int `json:"num_replicas"`
-		} `json:"config"`
+		State Size `json:"state"`
 	}
 	if err := j.ask(ctx, "STREAM.INFO.", nil, &a); err != nil {
 		return Size{}, fmt.Errorf("journal: look up %s: %w", j.stream, err)
 	}
-	a.State.Replicas = a.Config.Replicas
 	return a.State, nil
 }
 

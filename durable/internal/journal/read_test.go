@@ -184,7 +184,7 @@ func TestReadALot(t *testing.T) {
 // given, one after the other.
 func fake(t *testing.T, api string) (j *Journal, take func(func(request []byte, reply func(data string, header ...string)))) {
 	t.Helper()
-	b := bustest.New(t, bustest.WithServer(func(cfg *natsd.Config) { cfg.NoJetStream = true }))
+	b := bustest.New(t, bustest.WithServer(func(cfg *natsd.Config) { cfg.NoJetStream, cfg.StoreDir = true, "" }))
 	next := make(chan func([]byte, func(string, ...string)), 16)
 	sub, err := b.Conn().Subscribe(api+"KV_fake", func(msg *nats.Msg) {
 		(<-next)(msg.Data, func(data string, header ...string) {
@@ -284,15 +284,18 @@ func TestLastOfWithoutEnd(t *testing.T) {
 		t.Errorf("%s, %v", show(got), err)
 	}
 	take(answered(t, 0, "100", "0", 1, "a.1:50"))
+	closed, err := Open(j.bus, "fake")
+	if err != nil {
+		t.Fatal(err)
+	}
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if _, _, err := j.many(t.Context(), directGet{}); err == nil {
+		if _, _, err := closed.many(t.Context(), directGet{}); err == nil {
 			t.Error("a read of a closed journal has an answer")
 		}
 	})
-	j.Close()
+	closed.Close()
 	wg.Wait()
-	j.acks.done, j.gathers.closed = make(chan struct{}), make(chan struct{}) // for the second Close
 }
 
 // Keys come and go while they are read by pages: none that stays is passed over.

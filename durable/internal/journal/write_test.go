@@ -38,7 +38,7 @@ func open(t testing.TB, b *bus.Bus, name string) *Journal {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(sync.OnceFunc(j.Close))
+	t.Cleanup(j.Close)
 	return j
 }
 
@@ -159,7 +159,10 @@ func TestWriteWithoutAnswer(t *testing.T) {
 			t.Errorf("%s: what is in the way is %v, %v", name, m, err)
 		}
 	}
-	closed := open(t, b, "b")
+	closed, err := Open(b, "b")
+	if err != nil {
+		t.Fatal(err)
+	}
 	done := make(chan error)
 	go func() {
 		_, err := closed.Write(t.Context(), Message{Key: "a", Header: nats.Header{HeaderExpect: {"0"}}})
@@ -169,8 +172,6 @@ func TestWriteWithoutAnswer(t *testing.T) {
 	if err := <-done; err != nil && !errors.Is(err, ErrNoAnswer) {
 		t.Errorf("closed: %v", err)
 	}
-	closed.acks.done = make(chan struct{}) // for the second Close
-	closed.gathers.closed = make(chan struct{})
 }
 
 // An answer that comes too late is not taken for that to another write.

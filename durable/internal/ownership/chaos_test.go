@@ -38,10 +38,10 @@ type chaos struct {
 	ended  sync.WaitGroup // of members that were killed
 	calm   atomic.Bool    // turns end
 
-	begun time.Time
-	mu    sync.Mutex
-	done  map[string]int
-	log   []string
+	mu   sync.Mutex
+	done map[string]int
+	log  []string
+	said bool
 }
 
 // did notes what was done, and to what.
@@ -56,9 +56,9 @@ func (c *chaos) did(what string, to ...any) {
 func (c *chaos) failed() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.t.Failed() && len(c.log) > 0 {
-		c.t.Logf("at %.3f, after:\n%s", time.Since(c.begun).Seconds(), strings.Join(c.log[max(0, len(c.log)-40):], "\n"))
-		c.log = nil
+	if c.t.Failed() && !c.said {
+		c.said = true
+		c.t.Logf("what was done until %.3f:\n%s", time.Since(c.begun).Seconds(), strings.Join(c.log[max(0, len(c.log)-40):], "\n"))
 	}
 }
 
@@ -68,7 +68,7 @@ func TestRandomFaults(t *testing.T) {
 	t.Parallel()
 	r := newSeed(t)
 	s := bustest.Server(t, bustest.IgnoreLeaks())
-	c := &chaos{team: newTeam(t), t: t, server: s, admin: bustest.Connect(t, s), done: map[string]int{}, begun: time.Now()}
+	c := &chaos{team: newTeam(t), t: t, server: s, admin: bustest.Connect(t, s), done: map[string]int{}}
 	seats := make([]*seat, 4)
 	for i := range seats {
 		seats[i] = &seat{chaos: c, n: i, r: rand.New(rand.NewPCG(r.Uint64(), r.Uint64()))}

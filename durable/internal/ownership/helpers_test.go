@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -35,10 +36,16 @@ type team struct {
 	holders map[string][]*stage // by slot: who serves it
 	forced  int                 // grants of slots that were taken by force
 	epochs  map[string]uint64
+	begun   time.Time
+	past    map[string][]string // of each slot
+	told    map[string]bool     // that something is wrong with it
 }
 
 func newTeam(t testing.TB) *team {
-	return &team{t: t, holders: map[string][]*stage{}, epochs: map[string]uint64{}}
+	return &team{
+		t: t, holders: map[string][]*stage{}, epochs: map[string]uint64{}, begun: time.Now(),
+		past: map[string][]string{}, told: map[string]bool{},
+	}
 }
 
 // stage is a class of one member, as a Host.
@@ -85,22 +92,37 @@ func (tm *team) acquired(s *stage, n int, g Grant) error {
 	key := slotKey(s.class, n)
 	for _, other := range tm.holders[key] {
 		if other == s {
-			tm.t.Errorf("%s: acquired twice", key)
+			tm.wrong(key, "acquired twice")
 			return nil
 		}
 	}
 	tm.holders[key] = append(tm.holders[key], s)
+	tm.note(key, s, fmt.Sprintf("has it, epoch %d, forced %d", g.Epoch, g.Forced))
 	if g.Forced == g.Epoch {
 		tm.forced++
 	}
 	if s.member.Valid() {
 		if g.Epoch < tm.epochs[key] {
-			tm.t.Errorf("%s: the epoch %d comes after %d", key, g.Epoch, tm.epochs[key])
+			tm.wrong(key, fmt.Sprintf("the epoch %d comes after %d", g.Epoch, tm.epochs[key]))
 		}
 		tm.epochs[key] = g.Epoch
 	}
 	tm.check(key)
 	return nil
+}
+
+// note keeps the last events of a slot.
+func (tm *team) note(key string, s *stage, what string) {
+	past := append(tm.past[key], fmt.Sprintf("%8.3f %s %s, lease %v", time.Since(tm.begun).Seconds(), s.member.cfg.Name, what, s.member.LeaseLeft()))
+	tm.past[key] = past[max(0, len(past)-8):]
+}
+
+// wrong fails the test, once for each slot.
+func (tm *team) wrong(key, what string) {
+	if !tm.told[key] {
+		tm.told[key] = true
+		tm.t.Errorf("at %.3f %s: %s\n%s", time.Since(tm.begun).Seconds(), key, what, strings.Join(tm.past[key], "\n"))
+	}
 }
 
 // check looks whether several members act as the owner of a slot.
@@ -109,7 +131,7 @@ func (tm *team) check(key string) {
 	for i, a := range holders {
 		for _, b := range holders[i+1:] {
 			if a.member.Valid() && b.member.Valid() && a.member.Valid() {
-				tm.t.Errorf("%s has two owners: %s and %s", key, a.member.cfg.Name, b.member.cfg.Name)
+				tm.wrong(key, fmt.Sprintf("two owners: %s and %s", a.member.cfg.Name, b.member.cfg.Name))
 			}
 		}
 	}
@@ -130,6 +152,7 @@ func (tm *team) gone(s *stage, n int) bool {
 	for i, h := range tm.holders[key] {
 		if h == s {
 			tm.holders[key] = append(tm.holders[key][:i:i], tm.holders[key][i+1:]...)
+			tm.note(key, s, "has it no more")
 			return true
 		}
 	}

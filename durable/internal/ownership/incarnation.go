@@ -143,7 +143,7 @@ func (m *Member) resign(in *incarnation) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 	defer cancel()
-	_, err := m.journal.Write(ctx, journal.Message{Key: in.key(), Header: tombstone()})
+	_, err := m.journal.Write(ctx, journal.Message{Key: in.key(), Header: tombstone(true)})
 	if err != nil {
 		m.cfg.Logger.Debug().Err(err).Msg("member key not deleted; it expires by itself")
 	}

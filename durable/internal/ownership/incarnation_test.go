@@ -81,7 +81,7 @@ func TestExpelled(t *testing.T) {
 		}
 	}
 	for name, expel := range map[string]func(t *testing.T, m *Member){
-		"fenced off":  func(t *testing.T, m *Member) { write(t, m, tombstone(), "") },
+		"fenced off":  func(t *testing.T, m *Member) { write(t, m, tombstone(true), "") },
 		"garbage":     func(t *testing.T, m *Member) { write(t, m, nil, "who?") },
 		"of its copy": func(t *testing.T, m *Member) { write(t, m, nil, `{"name":"alice","renewal":"COPY"}`) },
 		"key is gone, and what told that": func(t *testing.T, m *Member) {
@@ -153,7 +153,7 @@ func TestFenceOff(t *testing.T) {
 	m := joined(t, time.Minute)
 	self := newIncarnation(t.Context())
 	t.Cleanup(self.end)
-	r := m.fenceOff(self, m.in.id, 0)
+	r := m.fenceOff(self, m.in.id, 0, true)
 	if r.err != nil || r.peer == nil || r.peer.dead || r.peer.fenced || r.peer.rev != m.in.rev || r.peer.Name != "alice" {
 		t.Fatalf("a member that is alive: %+v, %+v", r, r.peer)
 	}
@@ -165,7 +165,7 @@ func TestFenceOff(t *testing.T) {
 			m.resign(m.in)
 		}
 		for _, rev := range []uint64{0, 1, m.in.rev} {
-			r = m.fenceOff(self, id, rev)
+			r = m.fenceOff(self, id, rev, true)
 			if r.err != nil || r.peer == nil || !r.peer.dead || !r.peer.fenced {
 				t.Fatalf("%s, by revision %d: %+v, %+v", name, rev, r, r.peer)
 			}
@@ -177,7 +177,7 @@ func TestFenceOff(t *testing.T) {
 	if _, err := m.journal.Write(t.Context(), journal.Message{Key: memberPrefix + "CAROL", Data: []byte("garbage")}); err != nil {
 		t.Fatal(err)
 	}
-	if r = m.fenceOff(self, "CAROL", 0); r.peer == nil || !r.peer.fenced {
+	if r = m.fenceOff(self, "CAROL", 0, true); r.peer == nil || !r.peer.fenced {
 		t.Fatalf("a key that can't be read: %+v", r)
 	}
 }
@@ -217,7 +217,11 @@ func TestSlotInDoubtIsTakenAnew(t *testing.T) {
 	if s.record.Owner != "BOB" || s.serving || s.again {
 		t.Fatalf("the slot is %+v", *s)
 	}
-	if p := m.plan(7); p.op != nil || !p.wait { // BOB is to be fenced off first
+	if p := m.plan(7); p.op != nil || p.wait { // BOB may be alive, though it has no key
+		t.Fatalf("plan: %+v", p)
+	}
+	m.members["BOB"] = &peer{dead: true}
+	if p := m.plan(7); p.op != nil || !p.wait { // it is to be fenced off first
 		t.Fatalf("plan: %+v", p)
 	}
 	r = <-m.results

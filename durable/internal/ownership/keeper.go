@@ -126,7 +126,7 @@ func (m *Member) heardAll() {
 		if p.dead && !p.fencing {
 			delete(m.members, id) // and so is what told that
 		} else if !p.dead {
-			m.fence(id, p, 0)
+			m.fence(id, p, 0, false)
 		}
 	}
 	m.watch.members = nil
@@ -148,7 +148,7 @@ func (m *Member) meet(id string, p peer) {
 	}
 	m.dirty = m.dirty || p.fenced
 	p.fencing = old.fencing
-	if p.dead && old.dead && old.rev > 0 { // it is not the first to say so
+	if !p.doubted.IsZero() && old.dead && old.rev > 0 { // it is not the first to say so
 		p.doubted = old.doubted
 	}
 	*old = p

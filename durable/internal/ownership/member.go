@@ -64,6 +64,9 @@ func (m *Member) names() []string {
 // Valid reports whether the member may act as the owner of its slots now.
 func (m *Member) Valid() bool { return m.lease.Valid() }
 
+// Now returns this moment on the lease's clock.
+func (m *Member) Now() lease.Instant { return m.lease.Now() }
+
 // LeaseLeft returns for how long it may, if nothing is renewed.
 func (m *Member) LeaseLeft() time.Duration { return m.lease.Left() }
 

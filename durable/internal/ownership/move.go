@@ -139,17 +139,21 @@ func unknownPast(owner string, was slotRecord) slotRecord {
 // fenceOff makes sure that a member whose key is gone, as far as is known, can't
 // renew its lease any more: that the key is gone for the stream's leader too.
 // There is no way back then, since it is refused when it renews. Rev is the
-// revision of what tells that the key is gone, zero when there is nothing.
-func (m *Member) fenceOff(in *incarnation, id string, rev uint64) result {
+// revision of what tells that the key is gone, zero when there is nothing; ended
+// says that the lease has ended, too.
+func (m *Member) fenceOff(in *incarnation, id string, rev uint64, ended bool) result {
 	r := result{in: in, id: id}
 	ctx, cancel := context.WithTimeout(in.ctx, writeTimeout)
 	defer cancel()
 	for {
-		h := tombstone()
+		h := tombstone(ended)
 		h[journal.HeaderExpect] = []string{strconv.FormatUint(rev, 10)}
 		written, err := m.journal.Write(ctx, journal.Message{Key: memberPrefix + id, Header: h})
 		if err == nil {
-			r.peer = &peer{rev: written, dead: true, fenced: true} // since when is known already
+			r.peer = &peer{rev: written, dead: true, fenced: true}
+			if !ended {
+				r.peer.doubted = time.Now()
+			}
 			return r
 		}
 		refused, ok := errors.AsType[*journal.Refused](err)

@@ -40,13 +40,18 @@ func (p *peer) candidate(class string) bool {
 // headerEnded marks what is left of a key whose lease has ended.
 const headerEnded = "Rpc-Lease-Ended"
 
-// tombstone is what is put in the place of a key whose lease has ended.
-func tombstone() nats.Header {
-	return nats.Header{journal.HeaderOperation: {"PURGE"}, journal.HeaderTTL: {ttl(markerTTL)}, headerEnded: {"true"}}
+// tombstone is what is put in the place of a key.
+func tombstone(ended bool) nats.Header {
+	h := nats.Header{journal.HeaderOperation: {"PURGE"}, journal.HeaderTTL: {ttl(markerTTL)}}
+	if ended {
+		h[headerEnded] = []string{"true"}
+	}
+	return h
 }
 
-// markerTTL is how long the bucket tells that a member is gone.
-const markerTTL = time.Minute
+// markerTTL is how long the bucket tells that a member is gone. Whoever finds
+// its slots later has to wait for a lease.
+const markerTTL = time.Hour
 
 // readPeer reads what is stored of a member, nil for nothing. What can't be read
 // is nobody's lease.

@@ -117,7 +117,7 @@ func (m *Member) plan(i int) plan {
 		return take(s.record.next(id, false))
 	case s.known:
 		return m.planForced(s)
-	case m.first && m.classes[i/bus.Slots].Fresh():
+	case m.first && s.rev == 0 && s.record.Epoch == 0 && m.classes[i/bus.Slots].Fresh():
 		return take(s.record.next(id, false))
 	}
 	if left := m.absentFor() - s.absent.Since(); left > 0 {
@@ -130,10 +130,11 @@ func (m *Member) plan(i int) plan {
 // planForced says what to do about a slot that another member owns.
 func (m *Member) planForced(s *slot) plan {
 	owner := m.members[s.record.Owner]
-	switch {
-	case owner == nil:
-		owner = &peer{dead: true}
+	if owner == nil { // it has been dead for long, or somebody has removed its key
+		owner = &peer{dead: true, doubted: time.Now()}
 		m.members[s.record.Owner] = owner
+	}
+	switch {
 	case !owner.dead:
 		return plan{} // it will hand the slot over
 	case !owner.doubted.IsZero() && time.Since(owner.doubted) < m.absentFor():
@@ -143,12 +144,12 @@ func (m *Member) planForced(s *slot) plan {
 		record := s.record.next(m.in.id, true)
 		return plan{op: func(v *move) result { return v.take(record) }}
 	}
-	m.fence(s.record.Owner, owner, owner.rev)
+	m.fence(s.record.Owner, owner, owner.rev, true)
 	return plan{wait: true}
 }
 
 // fence finds out whether a member is gone, and sees to it that it stays so.
-func (m *Member) fence(id string, p *peer, rev uint64) {
+func (m *Member) fence(id string, p *peer, rev uint64, ended bool) {
 	switch {
 	case p.fencing || m.taking >= maxTaking:
 		return
@@ -159,7 +160,7 @@ func (m *Member) fence(id string, p *peer, rev uint64) {
 	p.fencing = true
 	m.taking++
 	in := m.in
-	m.running.Go(func() { m.results <- m.fenceOff(in, id, rev) })
+	m.running.Go(func() { m.results <- m.fenceOff(in, id, rev, ended) })
 }
 
 // absentFor is how long a slot is left alone that may have an owner whose lease

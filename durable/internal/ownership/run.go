@@ -10,12 +10,12 @@ import (
 	"rpc.do/durable/internal/journal"
 )
 
-// watchPatience is how long a watch may take to tell what there is.
-const watchPatience = 30 * time.Second
-
 const (
 	// retryPause is how long what failed is left alone.
 	retryPause = 100 * time.Millisecond
+
+	// watchPatience is how long a watch may take to tell what there is.
+	watchPatience = 30 * time.Second
 
 	// A watch is replaced now and then, so that nothing it missed stays missed.
 	watchLife = 10 * time.Minute
@@ -69,7 +69,7 @@ func (m *Member) keepGoing(life context.Context) {
 		return
 	}
 	now := time.Now()
-	if m.watch != nil && now.Sub(m.watch.since) > watchLife {
+	if m.watch != nil && !now.Before(m.watchUntil()) {
 		m.closeWatch()
 	}
 	if m.watch == nil && !now.Before(m.watchAt) {
@@ -96,10 +96,25 @@ func (m *Member) due() time.Time {
 	if m.in != nil && m.watch == nil {
 		sooner(m.watchAt)
 	}
+	if m.in != nil && m.watch != nil {
+		sooner(m.watchUntil())
+	}
 	if !m.wake.IsZero() {
 		sooner(m.wake)
 	}
 	return due
+}
+
+// watchUntil is when the watch is to be replaced. It should have told of this
+// member's last renewal by then; if it has not, it tells nothing at all.
+func (m *Member) watchUntil() time.Time {
+	switch {
+	case m.own >= m.stored || m.storedAt.Before(m.watch.since):
+		return m.watch.since.Add(watchLife)
+	case m.watch.members != nil:
+		return m.storedAt.Add(watchPatience)
+	}
+	return m.storedAt.Add(m.cfg.Lease / 4)
 }
 
 // renewalEnded acts on what came of a renewal.
@@ -113,7 +128,6 @@ func (m *Member) renewalEnded(err error) {
 		}
 		m.failing = false
 		m.renewAt = m.begun.Add(m.cfg.Lease / 3)
-		m.checkWatch()
 		m.stored, m.storedAt = m.in.rev, time.Now()
 		m.dirty = true // the slots are looked at now and then even if nothing has changed
 		if m.announcing && !m.announced {
@@ -158,18 +172,6 @@ func (m *Member) nothingLeft() bool {
 		}
 	}
 	return true
-}
-
-// checkWatch replaces a watch that has not told of this member's own renewal
-// before the last one: it is deaf.
-func (m *Member) checkWatch() {
-	if m.watch == nil || m.own >= m.stored || !m.watch.since.Before(m.storedAt) {
-		return
-	}
-	if m.watch.members == nil || time.Since(m.watch.since) > watchPatience {
-		m.cfg.Logger.Debug().Msg("the watch of the owners tells nothing; beginning another")
-		m.closeWatch()
-	}
 }
 
 // listen takes in all that the watch has told.

@@ -69,7 +69,7 @@ func (r slotRecord) grant() Grant { return Grant{Epoch: r.Epoch, Forced: r.Force
 func (s *slot) learn(v version) {
 	if !v.known {
 		v.record = slotRecord{Epoch: s.record.Epoch, Forced: s.record.Forced}
-		if s.known {
+		if s.known || v.rev < s.rev { // or what told it is gone as well
 			s.absent = lease.Now()
 		}
 	}

@@ -177,7 +177,8 @@ func TestCallSendsMetadataAndObject(t *testing.T) {
 	t.Parallel()
 	b := bustest.New(t)
 	requests := make(chan *nats.Msg, 1)
-	sub, err := b.Conn().Subscribe("rpc.cart.add", func(m *nats.Msg) {
+	subject := bus.ObjectSubject("cart", "alice", "add") // its owner's
+	sub, err := b.Conn().Subscribe(subject, func(m *nats.Msg) {
 		requests <- m
 		if err := m.Respond([]byte(`{"n": 18446744073709551616}`)); err != nil {
 			t.Error(err)
@@ -193,8 +194,13 @@ func TestCallSendsMetadataAndObject(t *testing.T) {
 	rpcdo(t, with("NATS_URL", b.Conn().ConnectedUrl()), "call", "cart.add", `{"sku":"abc"}`,
 		"--object", "alice", "-H", "tenant=acme", "-H", "tag=a=1", "--header", "tag=b", "--timeout", "3s",
 	).want(t, exitDone, texts("{\"n\":18446744073709551616}\n"), nil)
-	req := <-requests
-	if string(req.Data) != `{"sku":"abc"}` || req.Header.Get(bus.HeaderObject) != "alice" || req.Header.Get("tenant") != "acme" {
+	var req *nats.Msg
+	select {
+	case req = <-requests:
+	default:
+		t.Fatal("the call did not come")
+	}
+	if string(req.Data) != `{"sku":"abc"}` || req.Subject != subject || req.Header.Get("tenant") != "acme" {
 		t.Errorf("got %s with %v", req.Data, req.Header)
 	}
 	if tags := req.Header.Values("tag"); len(tags) != 2 || tags[0] != "a=1" || tags[1] != "b" {

@@ -93,7 +93,7 @@ func TestToken(t *testing.T) {
 	// In a URL a token has the place of the user's name, which others may see.
 	env := with("NATS_URL", "nats://hunter2@"+at)
 	s := start(t, env, "serve", "--log-level", "trace", "--log-format", "json")
-	if said := s.waitFor(t, "\n"); said != "ready nats://"+at+" greeter math\n" {
+	if said := s.waitFor(t, "\n"); said != "ready nats://"+at+" greeter math objects\n" {
 		t.Errorf("said %q", said)
 	}
 	rpcdo(t, env, "call", "math.add", "{}").want(t, exitDone, texts("0"), nil)

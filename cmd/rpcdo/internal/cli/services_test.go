@@ -47,7 +47,7 @@ func TestServices(t *testing.T) {
 	})
 	t.Run("stats", func(t *testing.T) {
 		t.Parallel()
-		rpcdo(t, env, "services", "stats").want(t, exitDone, texts("METHOD", "greeter.hello  1.0.0    2          0      0", "division by zero"), nil)
+		rpcdo(t, env, "services", "stats").want(t, exitDone, texts("METHOD", "greeter.hello      1.0.0    2          0      0", "division by zero"), nil)
 		loads := fromJSON[[]load](t, rpcdo(t, env, "services", "stats", "math", "--json").out)
 		if len(loads) != 2 || loads[0].Method != "math.add" || loads[0].Calls != 1 || loads[0].Errors != 0 || loads[0].MeanUs <= 0 ||
 			loads[0].P99us == nil || *loads[0].P99us <= 0 || loads[1].Errors != 1 || loads[1].Instances != 2 {

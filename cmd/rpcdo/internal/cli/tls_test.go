@@ -106,7 +106,7 @@ func TestTLS(t *testing.T) {
 	}
 	address := strings.TrimPrefix(url, "tls://")
 	s := start(t, Env{}, "serve", "--server", url, "--tls-ca", ours.file)
-	s.waitFor(t, "ready tls://"+address+" greeter math\n")
+	s.waitFor(t, "ready tls://"+address+" greeter math objects\n")
 
 	for _, server := range []string{url, "nats://" + address, address} {
 		env := with("NATS_URL", server)

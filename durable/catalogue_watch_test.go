@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"rpc.do"
 	"rpc.do/bus/bustest"
 	"rpc.do/client"
@@ -219,4 +221,43 @@ func TestWatchEnds(t *testing.T) {
 	c.Close()
 	within("closed", ended, rpc.Unavailable)
 	w.Stop()
+}
+
+// What others write is told as well; what an owner leaves of an object that has
+// never been is not.
+func TestWatchOfWhatOthersWrote(t *testing.T) {
+	t.Parallel()
+	b := bustest.New(t)
+	serveCounter(t, b, durable.Config{})
+	w := watch(t, openClass(t, b, "counter"), durable.WatchOptions{})
+	kv := must(b.JetStream().KeyValue(t.Context(), durable.Bucket("counter")))
+	put := func(key, value string) {
+		t.Helper()
+		if _, err := kv.PutString(t.Context(), key, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(id, state string, deleted bool) {
+		t.Helper()
+		got, err := w.Next()
+		if err != nil || got.ID != id || string(got.State) != state || got.Deleted != deleted || got.Commit != "" {
+			t.Fatalf("%+v, %v, want %q, %s, deleted %v", got, err, id, state, deleted)
+		}
+	}
+	for _, key := range []string{"_system", "under_score", "a=41", "alice.entry"} {
+		put(key, "1")
+	}
+	placeholder := nats.NewMsg("$KV." + durable.Bucket("counter") + ".nobody")
+	placeholder.Header = nats.Header{"KV-Operation": {"DEL"}, "Rpc-Epoch": {"2"}, "Rpc-Commit": {""}}
+	if _, err := b.JetStream().PublishMsg(t.Context(), placeholder); err != nil {
+		t.Fatal(err)
+	}
+	put("alice", `{"value":7}`)
+	want("alice", `{"value":7}`, false)
+	if err := kv.Delete(t.Context(), "alice"); err != nil {
+		t.Fatal(err)
+	}
+	want("alice", "", true)
+	put("a=20b", "no JSON")
+	want("a b", "no JSON", false)
 }

@@ -381,7 +381,7 @@ func (c *class) Forward(ctx context.Context, req *bus.Request, params []byte) ([
 	var result json.RawMessage
 	raw := json.RawMessage(params)
 	call := &rpc.Call{
-		Service: c.name, Method: req.Method, Object: req.Object, ID: req.ID, Caller: req.Caller, Age: req.Age,
+		Service: c.stored, Method: req.Method, Object: req.Object, ID: req.ID, Caller: req.Caller, Age: req.Age,
 		Header: req.Header, Params: &raw, Result: &result,
 	}
 	if call.ID != "" && call.Age == 0 && req.Attempt > 1 {

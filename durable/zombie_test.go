@@ -14,6 +14,7 @@ import (
 	"rpc.do"
 	"rpc.do/bus"
 	"rpc.do/bus/bustest"
+	"rpc.do/bus/natsd"
 )
 
 // valve is between an instance and the server. While it is shut, what both send
@@ -25,11 +26,11 @@ type valve struct {
 	open chan struct{} // closed when it is open
 }
 
-func (x *boxes) valve() *valve {
-	x.Helper()
+func newValve(t *testing.T, to *natsd.Server) *valve {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		x.Fatal(err)
+		t.Fatal(err)
 	}
 	v := &valve{url: "nats://" + l.Addr().String(), open: make(chan struct{})}
 	close(v.open)
@@ -41,7 +42,7 @@ func (x *boxes) valve() *valve {
 			if err != nil {
 				return
 			}
-			server, err := net.Dial("tcp", x.server.Address())
+			server, err := net.Dial("tcp", to.Address())
 			if err != nil {
 				_ = client.Close()
 				continue
@@ -51,7 +52,7 @@ func (x *boxes) valve() *valve {
 			context.AfterFunc(ctx, func() { _, _ = client.Close(), server.Close() })
 		}
 	})
-	x.Cleanup(func() { // after the bus has closed
+	t.Cleanup(func() { // after the bus has closed
 		cancel()
 		_ = l.Close()
 		pumps.Wait()
@@ -113,7 +114,7 @@ func (i *boxInstance) idle() {
 // is stored disagrees.
 func (x *boxes) lateCommit(sent, unfenced bool) error {
 	x.Helper()
-	v := x.valve()
+	v := newValve(x.T, x.server)
 	cfg := shortLease
 	cfg.unfenced = unfenced
 	stuck, release, over := make(chan struct{}), make(chan struct{}), make(chan struct{})
@@ -170,7 +171,7 @@ func TestLateCommit(t *testing.T) {
 // old owner gave an answer that it had no right to give.
 func (x *boxes) lateAnswers(unfenced bool) (wrong []string) {
 	x.Helper()
-	v := x.valve()
+	v := newValve(x.T, x.server)
 	cfg := shortLease
 	cfg.unfenced = unfenced
 	release := make(chan struct{})

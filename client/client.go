@@ -114,6 +114,7 @@ func (c *Client) transmit(ctx context.Context, call *rpc.Call) error {
 	}
 	if !call.OneWay && !c.config.NoShortcut {
 		if svc := c.bus.Local().Find(call.Service); svc != nil {
+			defer func(id string, age time.Duration) { call.ID, call.Age = id, age }(call.ID, call.Age)
 			done, err := c.callLocal(ctx, svc, call, chain, now, timeout)
 			if done {
 				return err

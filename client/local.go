@@ -37,6 +37,12 @@ func (c *Client) callLocal(ctx context.Context, svc bus.LocalService, call *rpc.
 			e = bus.DecodeError(bus.EncodeError("", e, p.limit))
 			err = e
 		}
+		if coded && call.Object != "" && e.Code == rpc.Unavailable && e.RetryAfter > 0 && !e.Retryable {
+			// The owner does not know what came of it. It is asked again over the
+			// bus, under the same identity.
+			call.ID, call.Age = id, max(time.Since(start), time.Millisecond)+call.Age
+			return false, err
+		}
 		return !coded || !e.Retryable, err
 	}
 	return true, p.takeResult(result)

@@ -40,6 +40,7 @@ func (c *Client) send(ctx context.Context, call *rpc.Call, chain []string, timeo
 		transmissions.Put(t)
 	}()
 	t.client, t.call, t.start = c, call, time.Now()
+	t.unsure = call.Age > 0
 	t.deadline = t.start.Add(timeout)
 	if err := t.encode(chain); err != nil {
 		return err

@@ -183,7 +183,7 @@ func (o *object) keptCalls(ctx context.Context, rev uint64) ([]callRecord, error
 	size, seen := 0, map[string]bool{}
 	for i := len(history) - 1; i >= 0; i-- {
 		for _, call := range readRecord(history[i]).calls {
-			if size += encodedSize(call.ID) + len(call.Result); size > maxKeptCalls {
+			if size += encodedSize(call.ID) + len(call.Method) + len(call.Result); size > maxKeptCalls {
 				return calls, nil
 			}
 			if !seen[call.ID] {
@@ -228,7 +228,7 @@ func (o *object) begin(ctx context.Context, rec record, end uint64) error {
 	o.rev, o.end, o.count = rec.rev, end, rec.count
 	o.storage = rec.storage && rec.exists
 	for _, call := range rec.calls {
-		o.known.add(knownCall{id: call.ID, result: call.Result, at: o.known.since})
+		o.known.add(knownCall{id: call.ID, method: call.Method, result: call.Result, at: o.known.since})
 	}
 	snap := &snapshot{state: good, alarm: rec.alarm, rev: rec.rev, end: end, storage: o.storage}
 	if c.kind.copy != nil {
@@ -241,6 +241,9 @@ func (o *object) begin(ctx context.Context, rec record, end uint64) error {
 	t := &turn{Context: ctx, object: o, alarm: o.alarm}
 	if err := o.initialise(t); err != nil {
 		if e, ok := errors.AsType[*rpc.Error](err); ok {
+			if e.Code == rpc.FailedPrecondition { // waiting does not help
+				return e
+			}
 			return rpc.Unavailable.Errorf("the object %s/%.80s can't begin: %s", c.name, o.id, e.Message).NotExecuted().WithRetryAfter(50 * time.Millisecond)
 		}
 		return fmt.Errorf("OnInit: %w", err)
@@ -323,7 +326,7 @@ func (o *object) readHistory(ctx context.Context) error {
 	for _, m := range history {
 		for _, call := range readRecord(m).calls {
 			if _, known := o.known.find(call.ID); !known {
-				calls = append(calls, knownCall{id: call.ID, result: call.Result, at: at - lease.Instant(leader.Sub(m.Time))})
+				calls = append(calls, knownCall{id: call.ID, method: call.Method, result: call.Result, at: at - lease.Instant(leader.Sub(m.Time))})
 			}
 		}
 	}

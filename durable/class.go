@@ -175,6 +175,8 @@ func newClass(svc *server.Service, name string, cfg Config, k kind) *class {
 	}
 	cfg = cfg.withDefaults()
 	switch {
+	case name == svc.Name() || cfg.Formerly == svc.Name():
+		panic(fmt.Sprintf("durable: the class %s has the name of its service: their calls would have the same subjects", svc.Name()))
 	case cfg.Lease < minLease:
 		panic(fmt.Sprintf("durable: %s: a lease of %v is too short, want at least %v", name, cfg.Lease, minLease))
 	case cfg.ClockMargin > cfg.Lease/3:

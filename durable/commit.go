@@ -2,7 +2,6 @@ package durable
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"time"
 
@@ -86,19 +85,18 @@ func (g *commit) add(t *turn) {
 
 // record notes the identity and the result of a turn. It returns the result if
 // that is kept.
-func (g *commit) record(id string, result json.RawMessage) json.RawMessage {
-	if g.results+len(result) > maxTurnResults {
-		result = nil
+func (g *commit) record(call callRecord) {
+	if g.results+len(call.Result) > maxTurnResults {
+		call.Result = nil
 	}
-	g.results += len(result)
-	g.ids += encodedSize(id)
-	g.calls = append(g.calls, callRecord{ID: id, Result: result})
-	return result
+	g.results += len(call.Result)
+	g.ids += encodedSize(call.ID) + len(call.Method)
+	g.calls = append(g.calls, call)
 }
 
 // encodedSize bounds what an identity takes in the header.
 func encodedSize(id string) int {
-	n := len(id) + len(`{"id":"","r":},`)
+	n := len(id) + len(`{"id":"","m":"","r":},`)
 	for i := range len(id) {
 		if c := id[i]; c == '<' || c == '>' || c == '&' || c == '"' || c == '\\' || c >= 0x80 {
 			n += 5
@@ -261,7 +259,7 @@ func (o *object) write(id string, msgs []journal.Message, err error) (first uint
 	patience := max(c.member.LeaseLeft(), 0) + commitPatience
 	begun := time.Now()
 	for pause := commitRetry; ; pause = min(2*pause, maxCommitRetry) {
-		if !c.holds() {
+		if !c.holds() || o.gone.Load() {
 			if sent {
 				return 0, c.unsure(o.id)
 			}

@@ -85,17 +85,34 @@ const (
 // sourceTimeout bounds how long the first event of a class waits for EVENTS.
 const sourceTimeout = 10 * time.Second
 
+// sourceAgain is how often it is looked whether EVENTS still takes in what the
+// class emits: somebody may have edited it.
+const sourceAgain = 10 * time.Minute
+
 // sourceEvents sees to it that EVENTS takes in what the class emits.
 func (c *class) sourceEvents() error {
-	if c.sourced.Load() {
+	now := time.Now().Unix()
+	last := c.sourced.Load()
+	if now-last < int64(sourceAgain/time.Second) {
 		return nil
 	}
+	if last != 0 {
+		if c.sourced.CompareAndSwap(last, now) {
+			c.work.Go(func() { _ = c.source() }) // which logs what is wrong
+		}
+		return nil
+	}
+	return c.source()
+}
+
+// source makes EVENTS take in what the class emits.
+func (c *class) source() error {
 	ctx, cancel := context.WithTimeout(c.life, sourceTimeout)
 	defer cancel()
 	if err := c.bus.SourceEvents(ctx, "KV_"+Bucket(c.stored), c.journal.Subject(outPrefix)); err != nil {
 		c.log.Error().Err(err).Msg("events can't be sent")
 		return rpc.Unavailable.Errorf("the events of the class %s can't be sent: %w", c.name, err).NotExecuted()
 	}
-	c.sourced.Store(true)
+	c.sourced.Store(time.Now().Unix())
 	return nil
 }

@@ -67,6 +67,7 @@ func (m *mortal) leave() error {
 
 // kill takes the connection away for good, and cleans up.
 func (m *mortal) kill() {
+	m.link.Cut()
 	m.bus.Conn().Close()
 	m.end()
 	err := <-m.done
@@ -85,18 +86,9 @@ func registerCounter(svc *server.Service, cfg durable.Config) {
 // and two seconds.
 func TestFailover(t *testing.T) {
 	t.Parallel()
-	dies := func(m *mortal) { m.bus.Conn().Close() }
-	freezes := func(m *mortal) { m.link.Freeze() }
-	for name, test := range map[string]struct {
-		lease time.Duration
-		end   func(*mortal)
-	}{
-		"dies, 1s": {time.Second, dies}, "dies, 2s": {2 * time.Second, dies}, "dies, 5s": {5 * time.Second, dies},
-		"freezes, 1s": {time.Second, freezes}, "freezes, 2s": {2 * time.Second, freezes},
-	} {
-		t.Run(name, func(t *testing.T) {
+	for _, lease := range []time.Duration{time.Second, 2 * time.Second, 5 * time.Second} {
+		t.Run(lease.String(), func(t *testing.T) {
 			t.Parallel()
-			lease := test.lease
 			s := bustest.Server(t, bustest.IgnoreLeaks())
 			cfg := durable.Config{Lease: lease}
 			newMember(t, s, cfg)
@@ -148,7 +140,7 @@ func TestFailover(t *testing.T) {
 			}
 			calling.Wait()
 			killed.Store(int64(time.Since(since)))
-			test.end(dying)
+			dying.bus.Conn().Close()
 			dead.Wait()
 			t.Logf("with a lease of %v: no object was away for more than %v; no call took longer than %v", lease, slices.Max(outages), slices.Max(held))
 			if limit := lease + 2*time.Second; slices.Max(outages) > limit {
@@ -322,7 +314,7 @@ func TestNeverTwoOwners(t *testing.T) {
 	all.Go(func() {
 		r := rand.New(rand.NewPCG(seed, 99))
 		for sleep(ctx, time.Duration(2000+r.IntN(4000))*time.Millisecond) {
-			if err := s.Restart(ctx); err != nil && ctx.Err() == nil {
+			if err := s.Restart(context.Background()); err != nil {
 				t.Errorf("restart: %v", err)
 			}
 		}

@@ -39,7 +39,7 @@ type class struct {
 	client  *client.Client // for calls that go on to another owner
 	slots   [bus.Slots]slot
 	calls   atomic.Int64 // at work or waiting
-	sourced atomic.Bool  // EVENTS takes in what the class emits
+	sourced atomic.Int64 // unix time at which EVENTS was seen to take in what the class emits
 	fresh   bool         // nothing had been stored when the class was started
 	pauses  pauses
 	due     *dueAlarms // nil when the class has no alarms
@@ -200,6 +200,11 @@ func (c *class) Place(req *bus.Request, turn bool) (server.Place, error) {
 			c.activate(o, req.Chain)
 		})
 	}
+	if !turn && !o.active.Load() { // it waits for the activation, as turns do
+		if err := c.cycle(req); err != nil {
+			return nil, err
+		}
+	}
 	if turn && o.stuck.Load() {
 		return nil, c.stuck(id)
 	}
@@ -255,9 +260,7 @@ func (c *class) Acquire(n int, g ownership.Grant) error {
 		err = s.fed(subs)
 	}
 	if err != nil {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.serving = false
+		c.Drop(n)
 	}
 	return err
 }

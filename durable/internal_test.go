@@ -136,7 +136,7 @@ func TestCallsFitIntoTheHeader(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			g.record(id.String(), result)
+			g.record(callRecord{ID: id.String(), Result: result})
 			g.turns++
 		}
 		r := record{commit: (&object{}).commitID(1 << 60), epoch: 1 << 60, schema: 1 << 30, storage: true, calls: g.calls}

@@ -220,6 +220,7 @@ type knownCalls struct {
 
 type knownCall struct {
 	id     string
+	method string          // empty for an identity that is used once
 	result json.RawMessage // nil when it was not kept
 	at     lease.Instant
 	commit *commit // nil for those that were read

@@ -39,6 +39,8 @@ type record struct {
 // returned.
 type callRecord struct {
 	ID string `json:"id"`
+	// Method is the call's, when the identity is one of the caller's own.
+	Method string `json:"m,omitempty"`
 	// Result is JSON; nil when it was too large to be kept.
 	Result json.RawMessage `json:"r,omitempty"`
 }
@@ -52,7 +54,8 @@ func readRecord(m *journal.Stored) record {
 	count, _, _ := strings.Cut(r.commit, "-")
 	r.count, _ = strconv.ParseUint(count, 10, 64)
 	r.epoch, _ = strconv.ParseUint(m.Header.Get(headerEpoch), 10, 64)
-	r.storage = m.Header.Get(headerKeys) != ""
+	// What somebody has written by other means says nothing of the storage.
+	r.storage = m.Header.Get(headerKeys) != "" || m.Header.Get(headerEpoch) == ""
 	if calls := m.Header.Get(headerCalls); calls != "" {
 		_ = json.Unmarshal([]byte(calls), &r.calls) // somebody else's header is no identity
 	}
@@ -61,6 +64,7 @@ func readRecord(m *journal.Stored) record {
 	}
 	r.exists, r.state = true, m.Data
 	r.schema, _ = strconv.Atoi(m.Header.Get(headerSchema))
+	r.schema = max(r.schema, 0)
 	r.alarm = readAlarm(m.Header)
 	return r
 }
@@ -96,7 +100,7 @@ const usualHeaders = 6
 func writeCalls(calls []callRecord) string {
 	size := 2
 	for i := range calls {
-		size += encodedSize(calls[i].ID) + len(calls[i].Result)
+		size += encodedSize(calls[i].ID) + len(calls[i].Method) + len(calls[i].Result)
 	}
 	var b strings.Builder
 	b.Grow(size)
@@ -107,6 +111,10 @@ func writeCalls(calls []callRecord) string {
 			b.WriteString(`,{"id":`)
 		}
 		writeText(&b, calls[i].ID)
+		if calls[i].Method != "" {
+			b.WriteString(`,"m":`)
+			writeText(&b, calls[i].Method)
+		}
 		if calls[i].Result != nil {
 			b.WriteString(`,"r":`)
 			b.Write(calls[i].Result)

@@ -44,6 +44,12 @@ func TestRenamedClass(t *testing.T) {
 	// Both are there: the old name reaches all objects, at whichever instance.
 	each(old, "page", "add", 2)
 	each(new, "page", "read", 2)
+	for i := range objects { // an instance with the new name passes on what it does not own
+		got, err := new.request("rpc.sheet.read", `""`, "Rpc-Object", fmt.Sprint("object ", i))
+		if err != nil || got != `"2"` {
+			t.Errorf("by way of the new instance: %s, %v", got, err)
+		}
+	}
 
 	stopOld()
 	each(new, "sheet", "read", 2)

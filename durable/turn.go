@@ -167,20 +167,25 @@ func (o *object) rollback(t *turn) {
 	if !o.active.Load() {
 		return // it does not come to be
 	}
+	restored := false
+	defer func() { // also when what reads the state panics
+		if !restored {
+			// An activation does it properly. What is on its way may yet be stored.
+			o.discard(o.pending() != nil)
+		}
+	}()
 	live, err := o.class.kind.decode(o.good)
 	if err != nil { // it could be read before
 		o.class.log.Error().Err(err).Str("object", o.id).Msg("the state can't be read back; it is read from the bus again")
-		o.discard(false)
 		return
 	}
 	o.live = live
 	if o.class.init == nil {
+		restored = true
 		return
 	}
 	again := &turn{Context: t.Context, object: o, alarm: o.alarm}
-	if err := o.initialise(again); err != nil || again.effects() {
-		o.discard(false) // an activation does it properly
-	}
+	restored = o.initialise(again) == nil && !again.effects()
 }
 
 // initialise runs the OnInit function, whose panic is an error.
@@ -261,8 +266,12 @@ func (o *object) settle(t *turn, call *server.ObjectCall, result any) (g *commit
 	o.good, o.alarm = state, t.alarm
 	g.add(t)
 	if id != "" {
-		kept := g.record(id, recorded)
-		o.known.add(knownCall{id: id, result: kept, at: o.class.member.Now(), commit: g})
+		method := ""
+		if req := call.Request(); !req.Once {
+			method = req.Method // an identity of the caller's own may come with another
+		}
+		g.record(callRecord{ID: id, Method: method, Result: recorded})
+		o.known.add(knownCall{id: id, method: method, result: recorded, at: o.class.member.Now(), commit: g})
 	}
 	send = o.nextLocked()
 	return g, later, nil
@@ -272,7 +281,7 @@ func (o *object) settle(t *turn, call *server.ObjectCall, result any) (g *commit
 // has: the result is set, or the error says why there is none.
 func (o *object) recall(ctx context.Context, call server.ObjectCall, result any) (done bool, err error) {
 	req := call.Request()
-	if done, err := o.replay(req.ID, result); done {
+	if done, err := o.replay(req.ID, req.Method, result); done {
 		return true, err
 	}
 	retry := req.Age > 0 || req.Attempt > 1 // or, with an identity of the caller's own, nobody can tell
@@ -282,7 +291,7 @@ func (o *object) recall(ctx context.Context, call server.ObjectCall, result any)
 		if err := o.readHistory(ctx); err != nil {
 			return false, err
 		}
-		if done, err := o.replay(req.ID, result); done {
+		if done, err := o.replay(req.ID, req.Method, result); done {
 			return true, err
 		}
 	}
@@ -294,10 +303,13 @@ func (o *object) recall(ctx context.Context, call server.ObjectCall, result any)
 }
 
 // replay answers a call from what is known of it.
-func (o *object) replay(id string, result any) (done bool, err error) {
+func (o *object) replay(id, method string, result any) (done bool, err error) {
 	known, ok := o.known.find(id)
 	if !ok {
 		return false, nil
+	}
+	if known.method != "" && known.method != method {
+		return true, rpc.InvalidArgument.Errorf("%s/%.80s: the identity %.80q was used before, for a call of %s", o.class.name, o.id, id, known.method)
 	}
 	if known.commit != nil {
 		if err := o.await(known.commit); err != nil {

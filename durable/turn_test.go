@@ -15,6 +15,7 @@ import (
 	"rpc.do/bus"
 	"rpc.do/client"
 	"rpc.do/durable"
+	"rpc.do/server"
 )
 
 // A turn that does not return nil changes nothing, wherever it has written.
@@ -202,6 +203,10 @@ func TestTurnsShareACommit(t *testing.T) {
 			defer ran.Add(1)
 			return fmt.Sprint(p.Value), nil
 		},
+		"fail": func(p *page, _ durable.Context, _ string) (string, error) {
+			defer ran.Add(1)
+			return "", rpc.OutOfRange.Errorf("the value is %d", p.Value)
+		},
 	}, views{"read": read})
 	l.want("0", "hot", "look", "") // in memory
 	before := l.last()
@@ -216,9 +221,10 @@ func TestTurnsShareACommit(t *testing.T) {
 	}
 	l.until("all turns have run", func() bool { return ran.Load() == others+1 })
 	reads := l.begin("hot", "look", "") // changes nothing, but has seen what is not stored
-	l.until("the reading turn has run", func() bool { return ran.Load() == others+2 })
+	fails := l.begin("hot", "fail", "") // as well
+	l.until("the reading turns have run", func() bool { return ran.Load() == others+3 })
 	l.want("0", "hot", "read", "") // a view sees what is stored
-	for i, c := range append(waiting, first, reads) {
+	for i, c := range append(waiting, first, reads, fails) {
 		select {
 		case a := <-c:
 			t.Fatalf("call %d is answered before its commit is stored: %+v", i, a)
@@ -243,6 +249,7 @@ func TestTurnsShareACommit(t *testing.T) {
 	if a := l.end(reads); a.err != nil || a.result != fmt.Sprint(others+1) {
 		t.Errorf("the turn that reads: %+v", a)
 	}
+	l.coded(l.end(fails).err, rpc.OutOfRange, fmt.Sprint("the value is ", others+1))
 	if n := l.last() - before; n != 2 {
 		t.Errorf("%d messages were written for %d turns, want 2", n, others+1)
 	}
@@ -318,4 +325,49 @@ func TestHotObject(t *testing.T) {
 	if got, want := l.stored("hot"), fmt.Sprintf(`{"value":%d}`, callers*each); got != want {
 		t.Errorf("stored %s, want %s", got, want)
 	}
+}
+
+// A result may be a part of the state: it is the turn's, whatever later turns do
+// to that.
+func TestResultIsPartOfTheState(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	svc := server.New(l.bus, "pages", server.Config{})
+	pages := durable.Serve[page](svc, "page", durable.Config{})
+	marks := rpc.NewObjectMethod[string, map[string][]int]("page.marks")
+	durable.Handle(pages, marks, func(p *page, _ durable.Context, _ string) (map[string][]int, error) {
+		if p.Marks == nil {
+			p.Marks = map[string][]int{"n": {0}}
+		}
+		p.Marks["n"][0]++
+		n := p.Marks["n"][0]
+		p.Marks[fmt.Sprint(n%50)] = []int{n}
+		return p.Marks, nil
+	})
+	run(t, svc)
+	var wg sync.WaitGroup
+	var results sync.Map
+	for i := range 32 {
+		c := l.far
+		if i%2 == 0 {
+			c = l.near
+		}
+		wg.Go(func() {
+			for range 30 {
+				got, err := marks.Call(t.Context(), c, "hot", "")
+				if err != nil {
+					t.Errorf("marks: %v", err)
+					return
+				}
+				n := got["n"][0]
+				if at := got[fmt.Sprint(n%50)]; len(at) != 1 || at[0] != n {
+					t.Errorf("a result of turn %d has the mark %d of another", n, at)
+				}
+				if _, taken := results.Swap(n, true); taken {
+					t.Errorf("two turns returned %d", n)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }

@@ -323,6 +323,86 @@ func TestObjectCallCancel(t *testing.T) {
 	})
 }
 
+// A call may end after its handler has returned; its place is its own until then.
+func TestCallEndsLater(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	later := map[string]server.ObjectCall{}
+	wrap := rpc.Interceptor{Name: "wrap", Unary: func(next rpc.UnaryFunc) rpc.UnaryFunc { return next }}
+	for name, cfg := range map[string]server.Config{"plain": {}, "intercepted": {Interceptors: []rpc.Interceptor{wrap}}} {
+		b := bustest.New(t)
+		h := &hall{svc: server.New(b, "hall", cfg), seats: map[string]*seat{}}
+		h.svc.ServeObjects(h)
+		server.HandleObject(h.svc, hallTurn, true, func(_ context.Context, call server.ObjectCall, s string, result *string) error {
+			if *result = s; s == "now" || !call.Later() {
+				return nil
+			}
+			mu.Lock()
+			later[s] = call
+			mu.Unlock()
+			*result = "changed afterwards"
+			call.EndTurn()
+			return server.ErrLater
+		})
+		start(t, h.svc)
+		h.feed(t)
+		h.seat("a").queue.Open()
+		near, far := client.New(b, client.Config{}), client.New(b, client.Config{NoShortcut: true, Timeout: patience, ResendAfter: -1})
+		t.Cleanup(near.Close)
+		t.Cleanup(far.Close)
+		if got, err := hallTurn.Call(t.Context(), near, "a", "x"); err != nil || got != "x" { // has to wait
+			t.Errorf("%s: shortcut: %q, %v", name, got, err)
+		}
+		if name == "intercepted" {
+			if got, err := hallTurn.Call(t.Context(), far, "a", "x"); err != nil || got != "x" {
+				t.Errorf("%s: %q, %v", name, got, err)
+			}
+			continue
+		}
+		type answer struct {
+			result string
+			err    error
+		}
+		call := func(s string, opts ...rpc.CallOption) <-chan answer {
+			done := make(chan answer, 1)
+			go func() {
+				result, err := hallTurn.Call(t.Context(), far, "a", s, opts...)
+				done <- answer{result, err}
+			}()
+			return done
+		}
+		finish := func(s string, err error) {
+			var c server.ObjectCall
+			await(t, "the handler of "+s, func() bool {
+				mu.Lock()
+				defer mu.Unlock()
+				c = later[s]
+				return later[s] != server.ObjectCall{}
+			})
+			if h.placed.Load() == h.left.Load() {
+				t.Errorf("%s has left its place before its end", s)
+			}
+			c.Finish(err)
+		}
+		good, bad, odd := call("good"), call("bad"), call("odd")
+		if got, err := hallTurn.Call(t.Context(), far, "a", "now"); err != nil || got != "now" { // they hold no turn
+			t.Errorf("%q, %v", got, err)
+		}
+		late := call("late", rpc.WithTimeout(50*time.Millisecond))
+		requireCode(t, receive(t, "the late call", late).err, rpc.DeadlineExceeded)
+		finish("good", nil)
+		finish("bad", rpc.OutOfRange.Errorf("too far"))
+		finish("odd", errors.New("secret"))
+		finish("late", nil) // nobody hears of it
+		if a := receive(t, "the call", good); a.err != nil || a.result != "good" {
+			t.Errorf("%+v", a)
+		}
+		requireCode(t, receive(t, "the failed call", bad).err, rpc.OutOfRange)
+		requireCode(t, receive(t, "the odd call", odd).err, rpc.Internal)
+		await(t, "all calls have left their places", func() bool { return h.placed.Load() == h.left.Load() })
+	}
+}
+
 // Params that can't be handed over leave no place taken.
 func TestObjectParamsThatCannotBeSent(t *testing.T) {
 	t.Parallel()

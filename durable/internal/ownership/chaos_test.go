@@ -271,7 +271,7 @@ func (c *chaos) vandaliseOnce(ctx context.Context, r *rand.Rand) error {
 	case dice < 90:
 		c.did("restart")
 		defer c.did("restarted")
-		return c.server.Restart(ctx)
+		return c.server.Restart(context.Background())
 	default:
 		c.did("bucket deleted")
 		return c.admin.JetStream().DeleteStream(ctx, "KV_"+Bucket)

@@ -8,8 +8,6 @@ import (
 	"reflect"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
 	"rpc.do"
 	"rpc.do/bus"
 )
@@ -268,27 +266,4 @@ func (s *Service) forwarding(to *endpoint, req *bus.Request) *endpoint {
 			return json.Unmarshal(result, call.Result)
 		},
 	}
-}
-
-// Feed subscribes the service to one more subject, whose messages are calls of
-// objects. The subscription ends with EndFeed.
-func (s *Service) Feed(subject string) (*nats.Subscription, error) {
-	s.lifecycle.RLock()
-	defer s.lifecycle.RUnlock()
-	if s.state != serving {
-		return nil, fmt.Errorf("server: %s does not serve", s.name)
-	}
-	return s.bus.Conn().ChanQueueSubscribe(subject, bus.CallQueue, s.intake.msgs)
-}
-
-// EndFeed ends subscriptions made by Feed without losing a message: all that
-// was on its way has been taken in when it returns, at the latest at deadline.
-func (s *Service) EndFeed(subs []*nats.Subscription, deadline time.Time) {
-	if !s.bus.Connected() {
-		for _, sub := range subs {
-			_ = sub.Unsubscribe()
-		}
-		return
-	}
-	stopIntake(subs, deadline)
 }

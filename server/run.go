@@ -149,11 +149,15 @@ func (s *Service) shutdown(subs *subscriptions) error {
 	s.state = draining
 	s.lifecycle.Unlock()
 
+	feeds := s.feeds.left()
 	// Discovery first, so that nobody is pointed to what goes away.
 	if s.bus.Connected() {
-		stopIntake(append(subs.discovery, subs.calls), deadline)
+		stopIntake(append(append(subs.discovery, subs.calls), feeds...), deadline)
 	} else { // there is nothing on its way
 		subs.unsubscribe()
+		for _, sub := range feeds {
+			_ = sub.Unsubscribe()
+		}
 	}
 	s.intake.close()
 

@@ -28,6 +28,7 @@ type Service struct {
 	gate        *gate
 	deadlines   *deadlines
 	intake      intake
+	feeds       feeds
 	objects     Objects // of a class, nil for a service
 	components  []component
 

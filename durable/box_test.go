@@ -62,15 +62,18 @@ func (x *boxes) newClient(cfg client.Config) {
 	x.Cleanup(x.client.Close)
 }
 
-// mortal makes a server whose instances are to fail. Its caller asks again soon,
-// as often as it takes. The dead leave consumers.
+// mortal makes a server whose instances are to fail, with an impatient caller. The
+// dead leave consumers.
 func mortal(t *testing.T) *boxes {
 	t.Helper()
 	x := newBoxes(t, bustest.IgnoreLeaks())
-	x.newClient(client.Config{
-		NoShortcut: true, Timeout: boxPatience, ResendAfter: 200 * time.Millisecond, MaxAttempts: 1000, RetryBudget: 1 << 20,
-	})
+	x.newClient(impatient)
 	return x
+}
+
+// impatient is a client that asks again soon, as often as it takes.
+var impatient = client.Config{
+	NoShortcut: true, Timeout: boxPatience, ResendAfter: 200 * time.Millisecond, MaxAttempts: 1000, RetryBudget: 1 << 20,
 }
 
 // oneBox makes a server with one instance.

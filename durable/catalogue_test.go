@@ -284,6 +284,18 @@ func TestOddIDs(t *testing.T) {
 		if err != nil || info.ID != id || !bytes.Equal(info.State, entry.Value()) || info.Revision != entry.Revision() {
 			t.Errorf("state of %q: %+v, %v", id, info, err)
 		}
+		if entries, err := c.Entries(t.Context(), id, durable.ListOptions{}); err != nil || len(entries) != 0 {
+			t.Errorf("entries of %q: %v, %v", id, entries, err)
+		}
+		w, err := c.Watch(t.Context(), durable.WatchOptions{ID: id, Current: true})
+		if err != nil {
+			t.Errorf("watch %q: %v", id, err)
+			continue
+		}
+		if change, err := w.Next(); err != nil || change.ID != id || change.Revision != info.Revision {
+			t.Errorf("watch of %q: %+v, %v", id, change, err)
+		}
+		w.Stop()
 		page, err := c.IDs(t.Context(), durable.ListIDs{Prefix: id})
 		if err != nil || !slices.Contains(page.IDs, id) {
 			t.Errorf("ids that begin with %q: %q, %v", id, page.IDs, err)

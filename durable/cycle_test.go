@@ -121,10 +121,13 @@ func TestCycleFromOnInit(t *testing.T) {
 	l.methods(pages, ts, vs)
 	failed := make(chan error, 100)
 	durable.OnInit(pages, func(p *page, ctx durable.Context) error {
-		if ctx.ID() != "a" || p.Value != 0 {
+		path, ok := map[string]string{"a": "b/call a/call", "c": "c/look", "f": "e/call"}[ctx.ID()]
+		if !ok || p.Value != 0 {
 			return nil
 		}
-		_, err := l.method("call").Call(ctx, l.far, "b", "a/call")
+		next, rest, _ := strings.Cut(path, " ")
+		to, method, _ := strings.Cut(next, "/")
+		_, err := l.method(method).Call(ctx, l.far, to, rest)
 		failed <- err
 		p.Value = 1
 		return nil
@@ -133,6 +136,14 @@ func TestCycleFromOnInit(t *testing.T) {
 	begun := time.Now()
 	l.want("1", "a", "read", "")
 	l.coded(<-failed, rpc.FailedPrecondition, "cycle", "page/a → page/b → page/a")
+	l.want("1", "c", "read", "") // a view of an object that has not begun waits, too
+	l.coded(<-failed, rpc.FailedPrecondition, "cycle", "page/c → page/c")
+	// The turn of e waits for the object f to begin, which calls e.
+	waits := l.begin("e", "call", "f/read")
+	if a := l.end(waits); a.err != nil {
+		t.Errorf("a turn that has another object begin: %v", a.err)
+	}
+	l.coded(<-failed, rpc.FailedPrecondition, "cycle", "page/e → page/f → page/e")
 	if took := time.Since(begun); took > 2*time.Second {
 		t.Errorf("took %v", took)
 	}

@@ -97,7 +97,7 @@ func TestOnInitFails(t *testing.T) {
 		fail func(p *page) error
 		text string
 	}{
-		"error":   {func(*page) error { return rpc.FailedPrecondition.Errorf("the moon is full") }, "the moon is full"},
+		"error":   {func(*page) error { return rpc.OutOfRange.Errorf("the moon is full") }, "the moon is full"},
 		"uncoded": {func(*page) error { return errors.New("secret") }, "log"},
 		"panic":   {func(*page) error { panic("secret") }, "OnInit"},
 		"goexit":  {func(*page) error { runtime.Goexit(); return nil }, "log"},
@@ -136,6 +136,22 @@ func TestOnInitFails(t *testing.T) {
 				t.Errorf("the call that waited: %+v", a)
 			}
 		})
+	}
+}
+
+// An OnInit that can't succeed by being tried again says so.
+func TestOnInitRefuses(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.initialised(durable.Config{}, func(*page, durable.Context) error {
+		return rpc.FailedPrecondition.Errorf("the moon is full")
+	}, turns{"add": add}, views{"read": read})
+	for _, method := range []string{"add", "read"} {
+		a := l.end(l.begin("alice", method, "1", rpc.WithTimeout(labPatience)))
+		l.coded(a.err, rpc.FailedPrecondition, "the moon is full")
+		if a.took > labPatience/2 {
+			t.Errorf("%s took %v", method, a.took)
+		}
 	}
 }
 

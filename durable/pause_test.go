@@ -124,7 +124,7 @@ func TestPauseUnderLoad(t *testing.T) {
 	defer cancel()
 	var wg sync.WaitGroup
 	served := make(chan struct{}, 1)
-	for i := range 16 {
+	for i := range 8 {
 		cl := caller(t, b)
 		wg.Go(func() {
 			for n := 0; ctx.Err() == nil; n++ {
@@ -145,7 +145,7 @@ func TestPauseUnderLoad(t *testing.T) {
 		})
 	}
 	reader := caller(t, b)
-	for range 5 {
+	for range 3 {
 		<-served
 		if err := c.PauseClass(t.Context(), "load"); err != nil {
 			t.Fatal(err)

@@ -555,10 +555,11 @@ func TestCommitOfManyLargeTurns(t *testing.T) {
 		return s.N, nil
 	})
 	var wg sync.WaitGroup
-	for i := range 24 {
-		n := number
-		if i%2 == 0 {
-			n = small
+	const calls = 30
+	for i := range calls {
+		n := small
+		if i%5 == 4 {
+			n = number
 		}
 		wg.Go(func() {
 			if _, err := prepared[int](x, "a", n); err != nil {
@@ -567,10 +568,10 @@ func TestCommitOfManyLargeTurns(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n, err := look(x, "a", func(s box, _ ReadContext) (int, error) { return s.N, nil }); n != 24 || err != nil {
+	if n, err := look(x, "a", func(s box, _ ReadContext) (int, error) { return s.N, nil }); n != calls || err != nil {
 		t.Errorf("the state has %d, %v", n, err)
 	}
-	if got := len(x.events()); got != 12*maxTurnEvents {
+	if got := len(x.events()); got != calls/5*maxTurnEvents {
 		t.Errorf("%d events", got)
 	}
 }

@@ -23,7 +23,7 @@ func startDemo(t testing.TB) (url string, serve *process) {
 	t.Helper()
 	b := startBus(t)
 	serve = start(t, "serve", []string{"NATS_URL=" + b.url}, programs.rpcdo, "serve")
-	if got, want := serve.line(t, "ready "), "ready "+b.url+" greeter math"; got != want {
+	if got, want := serve.line(t, "ready "), "ready "+b.url+" greeter math objects"; got != want {
 		t.Errorf("serve says %q, want %q", got, want)
 	}
 	return b.url, serve

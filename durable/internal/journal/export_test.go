@@ -1,9 +1,8 @@
 package journal
 
 import (
+	"errors"
 	"time"
-
-	"github.com/nats-io/nats.go"
 )
 
 // Drop takes the next message that the server sends, which write brings about,
@@ -11,11 +10,13 @@ import (
 func (f *Follower) Drop(write func()) error {
 	write()
 	for {
-		msg, err := f.sub.NextMsg(5 * time.Second)
-		if err != nil || !isStatus(msg) {
-			return err
+		select {
+		case msg := <-f.msgs:
+			if msg.Header.Get("Status") == "" {
+				return nil
+			}
+		case <-time.After(5 * time.Second):
+			return errors.New("nothing came")
 		}
 	}
 }
-
-func isStatus(msg *nats.Msg) bool { return msg.Header.Get("Status") != "" }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -47,9 +46,14 @@ type Follower struct {
 	release []func()
 	closing sync.Once
 
-	ended     atomic.Pointer[error] // why it reads no more
-	delivered uint64                // by the consumer
-	last      uint64                // sequence
+	msgs   chan *nats.Msg
+	ending sync.Once
+	ended  chan struct{} // closed when err says why it reads no more
+	err    error
+
+	silence   *time.Timer
+	delivered uint64 // by the consumer
+	last      uint64 // sequence
 	pending   uint64
 	reply     string
 }
@@ -65,7 +69,8 @@ const (
 	// leftAlone is after which time the server forgets a follower that is gone.
 	leftAlone = 5 * time.Second
 
-	// What waits for Next, at most: the server sends 32 MiB ahead.
+	// What waits for Next, at most. The server sends 32 MiB ahead.
+	readyMsgs      = 256
 	maxFollowMsgs  = 1 << 20
 	maxFollowBytes = 64 << 20
 )
@@ -80,16 +85,18 @@ var ErrLost = errors.New("journal: the connection to the stream was lost")
 //
 // Errors wrap jetstream.ErrStreamNotFound when the bucket does not exist.
 func (j *Journal) Follow(ctx context.Context, what Follow) (*Follower, error) {
-	conn := j.bus.Conn()
-	inbox := conn.NewInbox()
-	sub, err := conn.SubscribeSync(inbox)
-	if err != nil {
+	f := &Follower{
+		journal: j, name: what.Name + "-" + nuid.Next(), acked: what.Acknowledged, last: max(what.From, 1) - 1,
+		msgs: make(chan *nats.Msg, readyMsgs), ended: make(chan struct{}), silence: time.NewTimer(Silence),
+	}
+	inbox := j.bus.Conn().NewInbox()
+	var err error
+	if f.sub, err = j.bus.Conn().Subscribe(inbox, f.receive); err != nil {
 		return nil, fmt.Errorf("journal: follow %s: %w", j.stream, err)
 	}
-	f := &Follower{journal: j, sub: sub, name: what.Name + "-" + nuid.Next(), acked: what.Acknowledged, last: max(what.From, 1) - 1}
 	stop := context.AfterFunc(ctx, func() { f.end(context.Cause(ctx)) })
 	f.release = []func(){j.bus.OnDisconnect(func() { f.end(ErrLost) }), func() { stop() }}
-	if err = sub.SetPendingLimits(maxFollowMsgs, maxFollowBytes); err == nil {
+	if err = f.sub.SetPendingLimits(maxFollowMsgs, maxFollowBytes); err == nil {
 		err = f.begin(ctx, what, inbox)
 	}
 	if err != nil {
@@ -104,7 +111,7 @@ func (f *Follower) begin(ctx context.Context, what Follow, inbox string) error {
 	ctx, cancel := context.WithTimeout(ctx, cmp.Or(what.Patience, defaultPatience))
 	defer cancel()
 	cfg := jetstream.ConsumerConfig{
-		Name: f.name, DeliverSubject: inbox, FilterSubjects: []string{f.journal.Subject(what.Match)},
+		Name: f.name, DeliverSubject: inbox, FilterSubject: f.journal.Subject(what.Match),
 		DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, AckPolicy: jetstream.AckNonePolicy, HeadersOnly: what.HeadersOnly,
 		FlowControl: true, IdleHeartbeat: cmp.Or(what.Beat, defaultBeat), InactiveThreshold: leftAlone, MemoryStorage: true, Replicas: 1,
 	}
@@ -124,14 +131,22 @@ func (f *Follower) begin(ctx context.Context, what Follow, inbox string) error {
 	return nil
 }
 
+// receive hands over what the server sends. While nobody reads it waits, and
+// what comes is kept by the subscription.
+func (f *Follower) receive(msg *nats.Msg) {
+	select {
+	case f.msgs <- msg:
+	case <-f.ended:
+	}
+}
+
 // Next returns the next message. It returns nil when there is none for now, every
 // now and then. The error is ErrLost, or ctx's.
 func (f *Follower) Next() (*Stored, error) {
 	for {
-		msg, err := f.sub.NextMsg(Silence)
+		msg, err := f.wait()
 		if err != nil {
-			f.end(ErrLost)
-			return nil, *f.ended.Load()
+			return nil, err
 		}
 		if status := msg.Header.Get("Status"); status != "" {
 			idle, err := f.status(msg)
@@ -147,12 +162,34 @@ func (f *Follower) Next() (*Stored, error) {
 	}
 }
 
+// wait returns what the server sends next.
+func (f *Follower) wait() (*nats.Msg, error) {
+	select {
+	case <-f.ended:
+		return nil, f.err
+	default:
+	}
+	select {
+	case msg := <-f.msgs:
+		return msg, nil
+	default:
+	}
+	f.silence.Reset(Silence)
+	select {
+	case msg := <-f.msgs:
+		return msg, nil
+	case <-f.silence.C:
+		return nil, f.lost()
+	case <-f.ended:
+		return nil, f.err
+	}
+}
+
 // take reads a message; nil is one that came before.
 func (f *Follower) take(msg *nats.Msg) (*Stored, error) {
 	meta, err := msg.Metadata()
 	if err != nil || meta.Sequence.Consumer != f.delivered+1 {
-		f.end(ErrLost)
-		return nil, *f.ended.Load()
+		return nil, f.lost()
 	}
 	f.delivered, f.pending, f.reply = meta.Sequence.Consumer, meta.NumPending, msg.Reply
 	if meta.Sequence.Stream <= f.last {
@@ -173,8 +210,7 @@ func (f *Follower) status(msg *nats.Msg) (idle bool, err error) {
 	}
 	if last := msg.Header.Get("Nats-Last-Consumer"); last != "" {
 		if n, err := strconv.ParseUint(last, 10, 64); err != nil || n != f.delivered {
-			f.end(ErrLost)
-			return false, *f.ended.Load()
+			return false, f.lost()
 		}
 	}
 	if stalled := msg.Header.Get("Nats-Consumer-Stalled"); stalled != "" {
@@ -186,8 +222,7 @@ func (f *Follower) status(msg *nats.Msg) (idle bool, err error) {
 
 func (f *Follower) answer(subject string) error {
 	if err := f.journal.bus.Conn().Publish(subject, nil); err != nil {
-		f.end(ErrLost)
-		return *f.ended.Load()
+		return f.lost()
 	}
 	return nil
 }
@@ -211,9 +246,18 @@ func (f *Follower) Done() {
 
 // end makes Next return err.
 func (f *Follower) end(err error) {
-	if f.ended.CompareAndSwap(nil, &err) {
+	f.ending.Do(func() {
+		f.err = err
+		close(f.ended)
 		_ = f.sub.Unsubscribe() // fails only when the connection is gone, and the subscription with it
-	}
+	})
+}
+
+// lost ends the follower and returns why it has ended, which may be another
+// reason.
+func (f *Follower) lost() error {
+	f.end(ErrLost)
+	return f.err
 }
 
 // Close ends reading: Next returns ErrLost.
@@ -223,6 +267,7 @@ func (f *Follower) Close() {
 			release()
 		}
 		f.end(ErrLost)
+		f.silence.Stop()
 		if !f.journal.bus.Connected() {
 			return
 		}

@@ -94,6 +94,9 @@ func (j *Journal) LastOf(ctx context.Context, after uint64, witness string, keys
 	for i, key := range keys {
 		get.MultiLast[i] = j.prefix + key
 	}
+	if len(keys) == 0 {
+		get.MultiLast = append(get.MultiLast, j.prefix+witness)
+	}
 	var all []*Stored
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
 		found, end, err := j.many(ctx, get)

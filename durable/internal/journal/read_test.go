@@ -80,10 +80,10 @@ func show(all []*Stored) string {
 	return strings.Join(got, " ")
 }
 
-// lastOf reads the last messages within a short time.
-func lastOf(t *testing.T, j *Journal, after uint64, witness string, keys ...string) ([]*Stored, error) {
+// lastOf reads the last messages within some time.
+func lastOf(t *testing.T, within time.Duration, j *Journal, after uint64, witness string, keys ...string) ([]*Stored, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), within)
 	defer cancel()
 	return j.LastOf(ctx, after, witness, keys...)
 }
@@ -112,18 +112,18 @@ func TestLastOf(t *testing.T) {
 		{[]string{"none", "nor.this"}, "1025=witness"},
 		{nil, "1025=witness"},
 	} {
-		if got, err := j.LastOf(t.Context(), last, "w", tt.keys...); err != nil || show(got) != tt.want {
+		if got, err := lastOf(t, time.Minute, j, last, "w", tt.keys...); err != nil || show(got) != tt.want {
 			t.Errorf("%q: %s, %v, want %s", tt.keys, show(got), err, tt.want)
 		}
 	}
-	if _, err := lastOf(t, j, last+1, "w", "a.0000"); err == nil {
+	if _, err := lastOf(t, 200*time.Millisecond, j, last+1, "w", "a.0000"); err == nil {
 		t.Error("of the future: no error")
 	}
-	if _, err := lastOf(t, j, last+1, "w", "none"); err == nil {
+	if _, err := lastOf(t, 200*time.Millisecond, j, last+1, "w", "none"); err == nil {
 		t.Error("nothing, of the future: no error")
 	}
 	put(t, j, Message{Key: "a.more"})
-	if _, err := lastOf(t, j, last, "w", "a.*"); !errors.Is(err, ErrTooMany) {
+	if _, err := lastOf(t, time.Minute, j, last, "w", "a.*"); !errors.Is(err, ErrTooMany) {
 		t.Errorf("too many: %v", err)
 	}
 	keys, err := j.Keys(t.Context(), last+1, "a.*")
@@ -280,7 +280,7 @@ func TestLastOfWithoutEnd(t *testing.T) {
 	t.Parallel()
 	j, take := fake(t, "$JS.API.DIRECT.GET.")
 	take(answered(t, 0, "100", "0", 1, "a.1:50"))
-	if got, err := lastOf(t, j, 100, "w", "a.*"); !errors.Is(err, context.DeadlineExceeded) {
+	if got, err := lastOf(t, 200*time.Millisecond, j, 100, "w", "a.*"); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%s, %v", show(got), err)
 	}
 	take(answered(t, 0, "100", "0", 1, "a.1:50"))

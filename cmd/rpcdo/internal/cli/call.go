@@ -53,10 +53,16 @@ the bus has it, not that a service took it or did it.`,
   echo '{"a":1,"b":2}' | rpcdo call math.add -
   rpcdo call greeter.hello '{"name":"Ada"}' --timeout 2s -H tenant=acme
   rpcdo call greeter.hello '{"name":"Ada"}' --no-reply
+  rpcdo call counter.increment '{"by":1}' --object alice
   rpcdo call math.divide '{"a":1,"b":2}' --json`,
 		GroupID: groupCall,
 		Args:    callArgs,
-		RunE:    func(cmd *cobra.Command, args []string) error { return a.runCall(cmd.Context(), f, args) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if f.object == "" && cmd.Flags().Changed("object") {
+				return usagef("--object: the object's id is empty")
+			}
+			return a.runCall(cmd.Context(), f, args)
+		},
 	}
 	flags := cmd.Flags()
 	flags.DurationVar(&f.timeout, "timeout", bus.DefaultTimeout, "how long to wait for the answer")
@@ -233,6 +239,8 @@ func withHint(call *rpc.Call, bare bool, err error) error {
 			hinted.Message = call.Name() + ": " + e.Message
 		}
 		hinted.Message += fmt.Sprintf("; `rpcdo services info %s` lists its methods", call.Service)
+	case e.Code == rpc.InvalidArgument && e.Remote() && strings.Contains(e.Message, bus.HeaderObject):
+		hinted.Message = fmt.Sprintf("%s is a class of objects: name one with --object: rpcdo call %s --object ID", call.Service, call.Name())
 	case e.Code == rpc.InvalidArgument && e.Remote() && bare:
 		hinted.Message += fmt.Sprintf("; no params were given: rpcdo call %s '{…}'", call.Name())
 	case e.Code == rpc.Unavailable && !e.Remote() && prefixed && strings.Contains(name, "."):

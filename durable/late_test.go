@@ -1,11 +1,8 @@
 package durable
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"sync"
 	"testing"
 
@@ -13,88 +10,7 @@ import (
 
 	"rpc.do"
 	"rpc.do/bus"
-	"rpc.do/bus/bustest"
-	"rpc.do/bus/natsd"
 )
-
-// valve is between an instance and the server. While it is shut, what both send
-// stays on the way.
-type valve struct {
-	url string
-
-	mu   sync.Mutex
-	open chan struct{} // closed when it is open
-}
-
-func newValve(t *testing.T, to *natsd.Server) *valve {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	v := &valve{url: "nats://" + l.Addr().String(), open: make(chan struct{})}
-	close(v.open)
-	ctx, cancel := context.WithCancel(context.Background())
-	var pumps sync.WaitGroup
-	pumps.Go(func() {
-		for {
-			client, err := l.Accept()
-			if err != nil {
-				return
-			}
-			server, err := net.Dial("tcp", to.Address())
-			if err != nil {
-				_ = client.Close()
-				continue
-			}
-			pumps.Go(func() { v.pump(ctx, client, server) })
-			pumps.Go(func() { v.pump(ctx, server, client) })
-			context.AfterFunc(ctx, func() { _, _ = client.Close(), server.Close() })
-		}
-	})
-	t.Cleanup(func() { // after the bus has closed
-		cancel()
-		_ = l.Close()
-		pumps.Wait()
-	})
-	return v
-}
-
-func (v *valve) pump(ctx context.Context, from io.Reader, to io.WriteCloser) {
-	defer to.Close()
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := from.Read(buf)
-		v.mu.Lock()
-		open := v.open
-		v.mu.Unlock()
-		select {
-		case <-open:
-		case <-ctx.Done():
-			return
-		}
-		if _, failed := to.Write(buf[:n]); err != nil || failed != nil {
-			return
-		}
-	}
-}
-
-func (v *valve) shut() {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.open = make(chan struct{})
-}
-
-func (v *valve) reopen() {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	close(v.open)
-}
-
-// behind is the option of an instance that is connected by the valve.
-func (v *valve) behind() bustest.Option {
-	return bustest.WithConfig(func(cfg *bus.Config) { cfg.URLs = []string{v.url} })
-}
 
 // idle waits until the instance has nothing to do any more and has sent all that
 // it had to say.

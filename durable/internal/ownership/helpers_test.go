@@ -199,7 +199,7 @@ func (tm *team) join(b *bus.Bus, name string, term time.Duration, classes ...str
 
 func (tm *team) start(m *Member) {
 	tm.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	if err := m.Start(ctx); err != nil {
 		tm.t.Fatalf("start %s: %v", m.cfg.Name, err)
@@ -209,7 +209,7 @@ func (tm *team) start(m *Member) {
 
 func stop(t testing.TB, m *Member) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	if err := m.Stop(ctx); err != nil {
 		t.Errorf("stop %s: %v", m.cfg.Name, err)

@@ -61,7 +61,7 @@ func TestStartTogether(t *testing.T) {
 	var wg sync.WaitGroup
 	for _, m := range members {
 		wg.Go(func() {
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 			defer cancel()
 			if err := m.Start(ctx); err != nil {
 				t.Errorf("start: %v", err)
@@ -202,7 +202,7 @@ func TestStopEdges(t *testing.T) {
 		m, _ := newTeam(t).new(bustest.Connect(t, s, link.Option()), "alice", shortLease, "cart")
 		begin(t, m)
 		link.Cut()
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()
 		begun := time.Now()
 		if err := m.Stop(ctx); err == nil || !strings.Contains(err.Error(), "256 slots") {
@@ -230,7 +230,7 @@ func TestStopEdges(t *testing.T) {
 
 func begin(t testing.TB, m *Member) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	if err := m.Start(ctx); err != nil {
 		t.Fatal(err)

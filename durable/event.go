@@ -3,8 +3,9 @@ package durable
 import (
 	"context"
 	"encoding/json"
+	"maps"
+	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -25,9 +26,24 @@ type event struct {
 // maxTurnEvents bounds the events of one turn.
 const maxTurnEvents = 256
 
-// maxTrace bounds each of the trace headers that an event gets from its call: who
-// sends more than W3C Baggage allows must not make the header too large.
-const maxTrace = 8 << 10
+// maxTrace bounds the trace headers that an event gets from its call, in bytes:
+// who sends too much of them must not make a commit fail.
+const maxTrace = 16 << 10
+
+// addTrace adds the trace headers that there is room for, baggage last.
+func addTrace(h nats.Header, trace rpc.Header) {
+	left := maxTrace
+	for _, name := range slices.Backward(slices.Sorted(maps.Keys(trace))) {
+		size := 0
+		for _, v := range trace[name] {
+			size += len(name) + len(v) + len(": \r\n")
+		}
+		if size <= left {
+			left -= size
+			h[name] = trace[name]
+		}
+	}
+}
 
 // eventTTL is how long the object's own stream keeps an event. EVENTS has taken
 // it in long before.
@@ -58,11 +74,7 @@ func (t *turn) Emit(name string, data any) error {
 		"Nats-Msg-Id": {id}, journal.HeaderTTL: {eventTTL},
 	}
 	if info, ok := rpc.CallInfoFrom(t); ok {
-		for name, values := range bus.CopyTrace(nil, info.Header) {
-			if len(strings.Join(values, "")) <= maxTrace {
-				header[name] = values
-			}
-		}
+		addTrace(header, bus.CopyTrace(nil, info.Header))
 	}
 	t.events = append(t.events, event{name: name, header: header, data: payload})
 	return nil

@@ -210,21 +210,29 @@ func TestEventTrace(t *testing.T) {
 	t.Parallel()
 	x := oneBox(t, Config{})
 	const parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-	number := x.prepare(func(_ *box, ctx Context) (any, error) { return true, ctx.Emit("Box.moved", 1) })
-	for _, values := range []int{1, 20} {
+	number := x.prepare(func(_ *box, ctx Context) (any, error) {
+		return true, ctx.Emit("Box.moved", strings.Repeat("x", int(x.bus.MaxPayload())-room-2))
+	})
+	for _, baggage := range [][]string{
+		{strings.Repeat("v", 5000)}, slices.Repeat([]string{strings.Repeat("v", 5000)}, 20), slices.Repeat([]string{"v"}, 6000),
+	} {
 		msg := nats.NewMsg(bus.ObjectSubject("box", "a", "turn"))
 		msg.Data = fmt.Append(nil, number)
 		msg.Header["traceparent"] = []string{parent}
-		msg.Header["baggage"] = slices.Repeat([]string{strings.Repeat("v", 5000)}, values)
+		msg.Header["baggage"] = baggage
 		reply, err := x.bus.Conn().RequestMsgWithContext(t.Context(), msg)
 		if err != nil || string(reply.Data) != "true" {
-			t.Fatalf("%d values: %v, %v", values, reply, err)
+			t.Fatalf("%d values: %v, %v", len(baggage), reply, err)
 		}
 	}
 	all := x.events()
-	if len(all) != 2 || all[0].Header.Get("traceparent") != parent || all[1].Header.Get("traceparent") != parent ||
-		len(all[0].Header["baggage"]) != 1 || len(all[1].Header["baggage"]) != 0 {
-		t.Errorf("got %v", all)
+	if len(all) != 3 {
+		t.Fatalf("%d events", len(all))
+	}
+	for i, m := range all {
+		if m.Header.Get("traceparent") != parent || len(m.Header["baggage"]) != max(0, 1-i) {
+			t.Errorf("event %d: %d of baggage, traceparent %s", i, len(m.Header["baggage"]), m.Header.Get("traceparent"))
+		}
 	}
 }
 

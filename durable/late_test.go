@@ -82,6 +82,48 @@ func TestLateCommit(t *testing.T) {
 	}
 }
 
+// A commit that is on the way when another owner takes over is refused, though
+// that owner has only read: what it reads stays true.
+func TestLateCommitAfterARead(t *testing.T) {
+	t.Parallel()
+	x := mortal(t)
+	v := newValve(x.T, x.server)
+	cfg := shortLease
+	stuck := make(chan struct{})
+	commits := 0
+	cfg.faults = func(point string) {
+		if point == "commit" {
+			if commits++; commits == 4 {
+				v.shut()
+				close(stuck)
+			}
+		}
+	}
+	old := x.instance(v.behind())
+	old.serve(cfg)
+	number := x.prepare(full)
+	for range 3 {
+		if _, err := prepared[int](x, "a", number); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Nobody waits for the fourth, so nobody asks again.
+	if err := x.bus.Conn().PublishRequest(bus.ObjectSubject("box", "a", "turn"), x.bus.Conn().NewRespInbox(), fmt.Append(nil, number)); err != nil {
+		t.Fatal(err)
+	}
+	x.reached("a commit", stuck)
+	x.serve(shortLease)
+	current := func(s box, _ ReadContext) (int, error) { return s.N, nil }
+	if n, err := look(x, "a", current); n != 3 || err != nil {
+		t.Errorf("before: %d, %v", n, err)
+	}
+	v.reopen()
+	old.idle()
+	if err := x.agreed(map[string]int{"a": 3}); err != nil {
+		t.Error(err)
+	}
+}
+
 // lateAnswers has an owner cut off while it serves calls, until another has taken
 // over and changed the object; then it goes on. It returns the calls to which the
 // old owner gave an answer that it had no right to give.

@@ -92,7 +92,7 @@ func TestRetryAfterACrash(t *testing.T) {
 	t.Parallel()
 	srv := bustest.Server(t, bustest.IgnoreLeaks())
 	a, b := labOn(t, bustest.Connect(t, srv)), labOn(t, bustest.Connect(t, srv))
-	cfg := durable.Config{Lease: time.Second}
+	cfg := durable.Config{Lease: time.Second, History: 3} // taking an object over by force is one message more
 	ts, vs := turns{"add": add}, views{"read": read}
 	kill := a.serveUntilKilled(cfg, ts, vs)
 	begun := time.Now()

@@ -195,7 +195,8 @@ func (t *turn) written(key string) (entryWrite, bool) {
 type readBase struct {
 	end     uint64 // the last sequence of the object's last commit, or one after it
 	storage bool
-	exactly bool // and nothing newer
+	exactly bool   // and nothing newer
+	rev     uint64 // if not zero, the record must have it yet
 }
 
 // errNewer is returned for a read that has seen a newer commit than it may.
@@ -212,7 +213,7 @@ func (o *object) read(ctx context.Context, base readBase, keys ...string) ([]*jo
 	// The fence is there when no entry is, and much smaller than the record.
 	keys = slices.Concat(keys, []string{o.fenceKey()})
 	all, err := o.class.journal.LastOf(ctx, base.end, o.key, keys...)
-	if err == nil && base.exactly && !slices.ContainsFunc(all, o.isEntry) {
+	if err == nil && base.exactly && (base.rev > 0 || !slices.ContainsFunc(all, o.isEntry)) {
 		all, err = o.class.journal.LastOf(ctx, base.end, o.key, append(keys, o.key)...)
 	}
 	if err != nil {
@@ -224,7 +225,9 @@ func (o *object) read(ctx context.Context, base readBase, keys ...string) ([]*jo
 	entries := all[:0]
 	for _, m := range all {
 		entry := o.isEntry(m)
-		if base.exactly && (entry && m.Sequence > base.end || m.Key == o.key && m.Deleted()) {
+		switch {
+		case !base.exactly:
+		case entry && m.Sequence > base.end, m.Key == o.key && (m.Deleted() || base.rev > 0 && m.Sequence != base.rev):
 			return nil, errNewer
 		}
 		if entry && !m.Deleted() {

@@ -356,7 +356,7 @@ func (c *class) view(ctx context.Context, call server.ObjectCall, fn func(*view,
 		if err != nil {
 			return err
 		}
-		v := &view{Context: ctx, object: o, snap: snap}
+		v := &view{Context: ctx, object: o, snap: snap, began: time.Now()}
 		err = fn(v, state)
 		if v.stale && try < maxViewTries {
 			if err := hold.begin(ctx, o, try); err != nil {

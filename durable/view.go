@@ -11,6 +11,7 @@ type view struct {
 	context.Context
 	object *object
 	snap   *snapshot
+	began  time.Time
 	stale  bool // the storage is newer than the state: the view has to begin again
 }
 
@@ -41,7 +42,11 @@ func (s viewStorage) List(opts ListOptions) ([]Entry, error) {
 }
 
 func (v *view) base() readBase {
-	return readBase{end: v.snap.end, storage: v.snap.storage, exactly: true}
+	b := readBase{end: v.snap.end, storage: v.snap.storage, exactly: true}
+	if time.Since(v.began) > entryTTL/2 {
+		b.rev = v.snap.rev // what has been deleted since may not be told any more
+	}
+	return b
 }
 
 func (v *view) note(err error) error {

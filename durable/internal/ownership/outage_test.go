@@ -2,6 +2,7 @@ package ownership
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -246,4 +247,40 @@ func TestLateOperation(t *testing.T) {
 	}
 	t.Cleanup(func() { stop(t, alice) })
 	tm.shared("cart", alice, bob)
+}
+
+// A server of a cluster is lost, perhaps the one that led the stream: the members
+// go on with the others.
+func TestServerOfClusterIsLost(t *testing.T) {
+	t.Parallel()
+	servers := bustest.Cluster(t, 3, bustest.IgnoreLeaks())
+	var urls []string
+	for _, s := range servers {
+		urls = append(urls, s.URL())
+	}
+	tm := newTeam(t)
+	var members []*Member
+	for i, s := range servers {
+		b := bustest.Connect(t, s, bustest.IgnoreLeaks(), bustest.WithConfig(func(c *bus.Config) {
+			c.URLs, c.Replicas = append([]string{urls[i]}, urls...), 3
+		}))
+		members = append(members, tm.join(b, fmt.Sprint("member-", i), shortLease, "cart"))
+	}
+	tm.shared("cart", members...)
+	if tm.forced > 0 {
+		t.Errorf("%d slots were taken by force while nothing happened", tm.forced)
+	}
+	info, err := stream(t, members[0].bus).Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range servers {
+		if s.NATS().Name() == info.Cluster.Leader {
+			s.Shutdown()
+		}
+	}
+	begun := time.Now()
+	time.Sleep(shortLease / 2)
+	tm.shared("cart", members...)
+	t.Logf("all is well after %v", time.Since(begun))
 }

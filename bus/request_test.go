@@ -53,7 +53,7 @@ func TestParseRequest(t *testing.T) {
 		{"no reply", "", nil, func(*Request) {}},
 		{"another client", foreign, nil, func(r *Request) { r.Reply = foreign }},
 		{"a client of ours", ours, nil, func(r *Request) {
-			r.Reply, r.ID, r.Caller, r.Timeout, r.Sent = ours, id, "shop", 3*time.Second, sent
+			r.Reply, r.ID, r.Once, r.Caller, r.Timeout, r.Sent = ours, id, true, "shop", 3*time.Second, sent
 		}},
 		{"another client with headers", foreign, nats.Header{
 			"Rpc-Timeout": {"250"}, "Rpc-Id": {"mine-1"}, "Rpc-Attempt": {"3"}, "Rpc-Caller": {"curl"},
@@ -71,7 +71,7 @@ func TestParseRequest(t *testing.T) {
 			r.Reply, r.ID, r.Age = foreign, "x", 1500*time.Millisecond
 		}},
 		{"headers over the reply subject", ours, nats.Header{"Rpc-Timeout": {"10"}, "Rpc-Caller": {"other"}}, func(r *Request) {
-			r.Reply, r.ID, r.Sent, r.Timeout, r.Caller = ours, id, sent, 10*time.Millisecond, "other"
+			r.Reply, r.ID, r.Once, r.Sent, r.Timeout, r.Caller = ours, id, true, sent, 10*time.Millisecond, "other"
 		}},
 		{"a very long timeout", foreign, nats.Header{"Rpc-Timeout": {"9223372036854775807"}}, func(r *Request) {
 			r.Reply, r.Timeout = foreign, MaxTimeout

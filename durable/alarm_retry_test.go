@@ -101,6 +101,8 @@ func TestAlarmThatFails(t *testing.T) {
 				t.Errorf("%s: attempt %d came after %v, want %v", id, i+1, pause, want)
 			}
 		}
+		// The dead letter is there before the owner hears that it is.
+		w.until(id+" has no alarm", func() bool { return !w.look(id).Set })
 		if l := w.look(id); l.Set || l.Bell.Rings != 0 || l.Bell.Notes != nil {
 			t.Errorf("%s: %+v", id, l)
 		}

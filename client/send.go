@@ -417,11 +417,10 @@ func (t *transmission) backoff(err *rpc.Error, limit time.Duration) time.Duratio
 	if wait := err.RetryAfter; wait > 0 {
 		return wait + rand.N(wait/2+1)
 	}
-	first := firstBackoff
-	if t.ownerAway() {
-		first, limit = firstObjectBackoff, maxObjectBackoff
+	wait := min(firstBackoff<<min(t.tries-1, 10), limit)
+	if t.ownerAway() { // doubled every other time only: it is a matter of milliseconds
+		wait = min(firstObjectBackoff<<min((t.tries-1)/2, 10), maxObjectBackoff)
 	}
-	wait := min(first<<min(t.tries-1, 10), limit)
 	return wait/2 + rand.N(wait)
 }
 

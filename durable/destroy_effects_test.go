@@ -151,7 +151,7 @@ func TestDestroyUnderLoad(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
-			for n := range 30 {
+			for n := range 20 {
 				number, counts := stepping, given
 				if i == 0 {
 					number, counts = destroying, lives
@@ -174,7 +174,7 @@ func TestDestroyUnderLoad(t *testing.T) {
 	}
 	for range 2 {
 		wg.Go(func() {
-			for range 30 {
+			for range 20 {
 				if _, err := look(x, "a", func(s box, ctx ReadContext) (bool, error) { return true, inStep(s, ctx.Storage()) }); err != nil {
 					t.Errorf("view: %v", err)
 				}

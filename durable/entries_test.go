@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"rpc.do"
+	"rpc.do/bus"
 )
 
 // 3,000 entries, more than the server returns at once.
@@ -20,7 +21,7 @@ func TestManyEntries(t *testing.T) {
 	for at := 0; at < entries; at += maxTurnWrites {
 		x.do("a", func(_ *box, ctx Context) error {
 			for i := at; i < min(at+maxTurnWrites, entries); i++ {
-				key := fmt.Sprintf("%04d.%s", i, strings.Repeat("ö", 100))
+				key := fmt.Sprintf("%04d.%s", i, strings.Repeat("ö", 30))
 				want[key] = i
 				if err := ctx.Storage().Put(key, i); err != nil {
 					return err
@@ -31,7 +32,7 @@ func TestManyEntries(t *testing.T) {
 	}
 	x.do("a", func(_ *box, ctx Context) error {
 		for i := 0; i < entries; i += 100 {
-			key := fmt.Sprintf("%04d.%s", i, strings.Repeat("ö", 100))
+			key := fmt.Sprintf("%04d.%s", i, strings.Repeat("ö", 30))
 			delete(want, key)
 			if err := ctx.Storage().Delete(key); err != nil {
 				return err
@@ -51,7 +52,7 @@ func TestManyEntries(t *testing.T) {
 	err := x.try("a", func(_ *box, ctx Context) error {
 		turned := maps.Clone(want)
 		for i := range 50 {
-			key := fmt.Sprintf("%04d.%s", i, strings.Repeat("ö", 100))
+			key := fmt.Sprintf("%04d.%s", i, strings.Repeat("ö", 30))
 			if i%2 == 0 {
 				turned[key] = -i
 				if err := ctx.Storage().Put(key, -i); err != nil {
@@ -72,6 +73,33 @@ func TestManyEntries(t *testing.T) {
 		return rpc.Canceled.Errorf("that was all")
 	})
 	x.want(err, rpc.Canceled)
+}
+
+// The longest keys of the longest id are asked for in requests that fit into a
+// message.
+func TestPages(t *testing.T) {
+	t.Parallel()
+	i := newBoxes(t).serve(Config{})
+	o := newObject(i.class, &i.class.slots[0], strings.Repeat("€", 85))
+	keys := make([]string, 3*pageSize)
+	for i := range keys {
+		keys[i] = o.key + "." + bus.Escape(fmt.Sprintf("%04d", i)+strings.Repeat("€", 84))
+	}
+	pages := 0
+	for left := keys; len(left) > 0; pages++ {
+		n := o.page(left)
+		size := 0
+		for _, key := range left[:n] {
+			size += len(i.class.journal.Subject(key)) + len(`"",`)
+		}
+		if n == 0 || n > pageSize || int64(size) > i.bus.MaxPayload()-room {
+			t.Fatalf("a page of %d keys with %d bytes", n, size)
+		}
+		left = left[n:]
+	}
+	if short := o.page(slices.Repeat([]string{"k"}, 3*pageSize)); short != pageSize || o.page(nil) != 0 || pages > 25 {
+		t.Errorf("%d pages, %d short keys", pages, short)
+	}
 }
 
 // Values of nearly a whole message, more than an answer of the server holds.

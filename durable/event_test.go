@@ -17,6 +17,7 @@ import (
 	"rpc.do/bus"
 	"rpc.do/bus/bustest"
 	"rpc.do/bus/natsd"
+	"rpc.do/durable/internal/journal"
 )
 
 // emitted is an event of the tests.
@@ -245,6 +246,7 @@ func TestEventsWhileTheBusRestarts(t *testing.T) {
 	v := newValve(t, s)
 	x := boxesOn(t, s, v.behind())
 	x.serve(Config{}, v.behind())
+	calm := quiet(x, s)
 	number := x.prepare(func(s *box, ctx Context) (any, error) {
 		s.N++
 		return s.N, ctx.Emit("Box.moved", emitted{ctx.ID(), s.N})
@@ -268,7 +270,7 @@ func TestEventsWhileTheBusRestarts(t *testing.T) {
 			x.reached("turns", done)
 		}
 		v.shut()
-		x.until("the server to have dealt with all that has arrived", quiet(s))
+		x.until("the server to have dealt with all that has arrived", calm)
 		if err := s.Restart(t.Context()); err != nil {
 			t.Error(err)
 		}
@@ -292,17 +294,26 @@ func TestEventsWhileTheBusRestarts(t *testing.T) {
 	}
 }
 
-// quiet reports whether no message has come to a server since it was called last,
-// and the time before.
-func quiet(s *natsd.Server) func() bool {
-	last, same := int64(-1), 0
+// quiet reports whether nothing but its own messages has come to a server since it
+// was called the last few times. Each of them waits for the commit under way.
+func quiet(x *boxes, s *natsd.Server) func() bool {
+	j, err := journal.Open(bustest.Connect(x.T, s), Bucket("box"))
+	if err != nil {
+		x.Fatal(err)
+	}
+	x.Cleanup(j.Close)
+	own, others, same := int64(0), int64(-1), 0
 	return func() bool {
+		if _, err := j.Write(x.Context(), journal.Message{Key: "_quiet"}); err != nil {
+			return false
+		}
+		own++
 		varz, err := s.NATS().Varz(nil)
-		if err != nil || varz.InMsgs != last {
-			last, same = -1, 0
+		if err != nil || varz.InMsgs-own != others {
+			same = 0
 		}
 		if err == nil {
-			last = varz.InMsgs
+			others = varz.InMsgs - own
 			same++
 		}
 		return same > 5

@@ -190,7 +190,11 @@ func eventually(t testing.TB, what string, holds func() bool) {
 // slowest of them is says what else holds up this machine.
 func metronome(t *testing.T, s *natsd.Server) (stop func() (slowest time.Duration)) {
 	b := bustest.Connect(t, s)
-	sub, err := bustest.Connect(t, s).Conn().Subscribe("metronome", func(m *nats.Msg) { _ = m.Respond(nil) })
+	conn := bustest.Connect(t, s).Conn()
+	sub, err := conn.Subscribe("metronome", func(m *nats.Msg) { _ = m.Respond(nil) })
+	if err == nil {
+		err = conn.Flush()
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -206,7 +206,7 @@ func TestStorageProperty(t *testing.T) {
 		}
 		return nil
 	}
-	for step := range 150 {
+	for step := range 100 {
 		turned := maps.Clone(stored)
 		fails := r.IntN(4) == 0
 		err := x.try("a", func(_ *box, ctx Context) error {

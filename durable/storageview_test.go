@@ -59,7 +59,7 @@ func TestStorageUnderLoad(t *testing.T) {
 	t.Parallel()
 	x := oneBox(t, Config{})
 	stepping := x.prepare(func(s *box, ctx Context) (any, error) { return s.N, step(s, ctx) })
-	const writers, readers, each = 16, 3, 20
+	const writers, readers, each = 16, 3, 12
 	var writing, reading sync.WaitGroup
 	written := make(chan struct{})
 	for range writers {

@@ -83,7 +83,7 @@ func TestClasses(t *testing.T) {
 	s := bustest.Server(t)
 	tm := newTeam(t)
 	var many []string
-	for i := range 12 {
+	for i := range 8 {
 		many = append(many, fmt.Sprint("class-", i))
 	}
 	alice := tm.join(bustest.Connect(t, s), "alice", 5*time.Second, many...)

@@ -148,6 +148,9 @@ func (i *boxInstance) serve(cfg Config) {
 	go func() { done <- svc.Run(ctx) }()
 	i.stop = sync.OnceFunc(func() {
 		i.ended()
+		if i.dead.Load() {
+			x.until("the calls of a dead instance to end", func() bool { return i.class.calls.Load() == 0 })
+		}
 		cancel()
 		if err := <-done; err != nil && !i.dead.Load() {
 			x.Errorf("run: %v", err)

@@ -201,6 +201,7 @@ func newClass(svc *server.Service, name string, cfg Config, k kind) *class {
 		c.log = cfg.Logger.With().Str("class", name).Logger()
 	}
 	c.service = server.New(c.bus, name, server.Config{
+		Version:     svc.Version(),
 		Description: "A class of durable objects, served by " + svc.Name() + ".", Logger: cfg.Logger, Interceptors: cfg.Interceptors,
 		DrainTimeout: time.Second, // its calls have ended by then
 	})

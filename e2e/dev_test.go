@@ -29,7 +29,7 @@ func TestDev(t *testing.T) {
 
 	t.Run("banner", func(t *testing.T) {
 		banner := dev.stdout.text()
-		for _, text := range []string{"ready " + url, "JetStream", "greeter", "math", "sync: interval", "Ctrl-C stops"} {
+		for _, text := range []string{"ready " + url, "JetStream", "greeter", "math", "counter", "sync: interval", "Ctrl-C stops"} {
 			if !strings.Contains(banner, text) {
 				t.Errorf("the banner does not say %q:\n%s", text, banner)
 			}
@@ -38,7 +38,7 @@ func TestDev(t *testing.T) {
 		_, lines, _ := strings.Cut(banner, "Try in another terminal:\n")
 		lines, _, _ = strings.Cut(lines, "\n\n")
 		tries := strings.Split(strings.TrimSpace(lines), "\n")
-		results := []string{`{"sum":3}`, `{"message":"Hello, Ada!"}`, "SERVICE"}
+		results := []string{`{"sum":3}`, `{"message":"Hello, Ada!"}`, `{"value":1}`, "SERVICE"}
 		if len(tries) != len(results) {
 			t.Fatalf("%d lines to try, want %d: %q", len(tries), len(results), tries)
 		}

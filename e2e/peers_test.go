@@ -96,7 +96,7 @@ func TestDiscovery(t *testing.T) {
 	second.line(t, "ready ")
 	nc := plainClient(t, url)
 
-	pings := ask[micro.Ping](t, nc, "$SRV.PING", 4)
+	pings := ask[micro.Ping](t, nc, "$SRV.PING", 8) // greeter, math, objects, and the class counter
 	count := map[string]int{}
 	for _, p := range pings {
 		if p.Type != micro.PingResponseType || p.Version != "1.0.0" || p.ID == "" {
@@ -104,8 +104,8 @@ func TestDiscovery(t *testing.T) {
 		}
 		count[p.Name]++
 	}
-	if count["math"] != 2 || count["greeter"] != 2 {
-		t.Errorf("instances %v, want two of math and two of greeter", count)
+	if count["math"] != 2 || count["greeter"] != 2 || count["objects"] != 2 || count["counter"] != 2 {
+		t.Errorf("instances %v, want two of math, greeter, objects and counter", count)
 	}
 	for _, info := range ask[micro.Info](t, nc, "$SRV.INFO.math", 2) {
 		var subjects []string

@@ -87,6 +87,9 @@ func (s *Service) Name() string { return s.name }
 // ID returns the id of this instance, as discovery shows it.
 func (s *Service) ID() string { return s.id }
 
+// Version returns the service's version.
+func (s *Service) Version() string { return s.config.Version }
+
 // Bus returns the bus that the service is on.
 func (s *Service) Bus() *bus.Bus { return s.bus }
 

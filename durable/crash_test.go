@@ -127,6 +127,9 @@ func TestOwnerDies(t *testing.T) {
 			cfg, dead := dying.dieAt(shortLease, at)
 			dying.serve(cfg)
 			callers := x.callFull(4, 2, 5, dead)
+			if at.point != "hand-over" {
+				x.reached("the owner's death", dead)
+			}
 			x.serve(shortLease)
 			x.reached("the owner's death", dead)
 			turns, err := callers()

@@ -34,6 +34,8 @@ type Request struct {
 	// that it came on the object's own subject.
 	Object string
 	Direct bool
+	// Via is the subscription that it came through, if it is Direct.
+	Via *nats.Subscription
 	// Chain has the object turns that the call is made from, the outermost
 	// first. See Link.
 	Chain []string
@@ -78,6 +80,7 @@ func ParseRequest(msg *nats.Msg, service string, prefixes []string) (Request, er
 		err = req.readHeader(msg.Header)
 	}
 	if object && err == nil {
+		req.Via = msg.Sub
 		err = req.readObjectSubject(msg.Subject[len(ObjectPrefix):])
 	}
 	return req, err

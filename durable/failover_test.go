@@ -86,9 +86,18 @@ func registerCounter(svc *server.Service, cfg durable.Config) {
 // and two seconds.
 func TestFailover(t *testing.T) {
 	t.Parallel()
-	for _, lease := range []time.Duration{time.Second, 2 * time.Second, 5 * time.Second} {
-		t.Run(lease.String(), func(t *testing.T) {
+	dies := func(m *mortal) { m.bus.Conn().Close() }
+	freezes := func(m *mortal) { m.link.Freeze() }
+	for name, test := range map[string]struct {
+		lease, resent time.Duration // what was sent to one that is frozen is sent again
+		end           func(*mortal)
+	}{
+		"dies, 1s": {time.Second, 0, dies}, "dies, 2s": {2 * time.Second, 0, dies}, "dies, 5s": {5 * time.Second, 0, dies},
+		"freezes, 1s": {time.Second, 2 * time.Second, freezes}, "freezes, 2s": {2 * time.Second, 2 * time.Second, freezes},
+	} {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			lease := test.lease
 			s := bustest.Server(t, bustest.IgnoreLeaks())
 			cfg := durable.Config{Lease: lease}
 			newMember(t, s, cfg)
@@ -140,10 +149,10 @@ func TestFailover(t *testing.T) {
 			}
 			calling.Wait()
 			killed.Store(int64(time.Since(since)))
-			dying.bus.Conn().Close()
+			test.end(dying)
 			dead.Wait()
 			t.Logf("with a lease of %v: no object was away for more than %v; no call took longer than %v", lease, slices.Max(outages), slices.Max(held))
-			if limit := lease + 2*time.Second; slices.Max(outages) > limit {
+			if limit := lease + test.resent + 2*time.Second; slices.Max(outages) > limit {
 				t.Errorf("with a lease of %v an object was away for %v, want at most %v", lease, slices.Max(outages), limit)
 			}
 			if slices.Max(outages) < lease/2 {

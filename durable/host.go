@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -64,6 +65,9 @@ type slot struct {
 	idle    chan struct{} // closed when users gets zero, or the slot is lost; nil when nobody waits
 	lost    bool
 	subs    []*nats.Subscription
+	// feeds are all subscriptions since the slot was acquired. What came through
+	// earlier ones was for whoever owned it between.
+	feeds []*nats.Subscription
 }
 
 // group is what a service has for its classes: the component that starts and
@@ -171,6 +175,15 @@ func (c *class) unsure(id string) *rpc.Error {
 // Place finds the place of an object. See server.Objects.
 func (c *class) Place(req *bus.Request, turn bool) (server.Place, error) {
 	id := req.Object
+	s := &c.slots[bus.Slot(id)]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.serving || !c.holds() {
+		return nil, &server.ErrElsewhere{Err: c.moving(id), Silent: s.lost || !c.holds()}
+	}
+	if req.Via != nil && !slices.Contains(s.feeds, req.Via) {
+		return nil, &server.ErrElsewhere{Err: c.moving(id), Silent: true}
+	}
 	if turn {
 		if err := c.cycle(req); err != nil {
 			return nil, err
@@ -182,12 +195,6 @@ func (c *class) Place(req *bus.Request, turn bool) (server.Place, error) {
 	if n := c.calls.Load(); n >= int64(c.cfg.Calls) {
 		return nil, rpc.ResourceExhausted.Errorf("the class %s is overloaded: %d calls run and wait", c.name, n).
 			NotExecuted().WithRetryAfter(50 * time.Millisecond)
-	}
-	s := &c.slots[bus.Slot(id)]
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.serving || !c.holds() {
-		return nil, &server.ErrElsewhere{Err: c.moving(id)}
 	}
 	o := s.objects[id]
 	if o == nil {
@@ -252,28 +259,13 @@ func (c *class) Fresh() bool { return c.fresh }
 func (c *class) Acquire(n int, g ownership.Grant) error {
 	s := &c.slots[n]
 	s.mu.Lock()
-	s.serving, s.lost, s.unsure, s.grant = true, false, false, g
-	s.objects = map[string]*object{}
-	s.mu.Unlock()
-	subs, err := c.feed(n)
-	if err == nil {
-		err = s.fed(subs)
-	}
-	if err != nil {
-		c.Drop(n)
-	}
-	return err
-}
-
-// fed notes the subscriptions of a slot, unless it was dropped meanwhile.
-func (s *slot) fed(subs []*nats.Subscription) error {
-	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.lost {
-		unsubscribe(subs)
-		return errSlotLost
+	s.serving, s.lost, s.unsure, s.grant = true, false, false, g
+	s.objects, s.feeds = map[string]*object{}, nil
+	if err := c.feed(s, n); err != nil {
+		s.serving = false
+		return err
 	}
-	s.subs = subs
 	return nil
 }
 
@@ -285,22 +277,23 @@ func unsubscribe(subs []*nats.Subscription) {
 	}
 }
 
-// feed subscribes to the calls of a slot, under all names of the class.
-func (c *class) feed(n int) ([]*nats.Subscription, error) {
+// feed subscribes to the calls of a slot, under all names of the class. The slot
+// is locked: what comes finds out what it came through.
+func (c *class) feed(s *slot, n int) error {
 	names := []string{c.name}
 	if c.stored != c.name {
 		names = append(names, c.stored)
 	}
-	var subs []*nats.Subscription
 	for _, name := range names {
 		sub, err := c.service.Feed(bus.SlotSubject(name, n))
 		if err != nil {
-			unsubscribe(subs)
-			return nil, err
+			unsubscribe(s.subs)
+			s.subs = nil
+			return err
 		}
-		subs = append(subs, sub)
+		s.subs, s.feeds = append(s.subs, sub), append(s.feeds, sub)
 	}
-	return subs, nil
+	return nil
 }
 
 // Release stops serving a slot when its turns have ended. See ownership.Host.
@@ -327,16 +320,12 @@ func (c *class) Release(ctx context.Context, n int) (clean bool, err error) {
 		return !s.unsure, nil
 	}
 	s.mu.Lock()
-	users, lost := s.users, s.lost
-	s.serving = !lost
-	s.mu.Unlock()
-	if lost {
+	defer s.mu.Unlock()
+	if s.lost {
 		return false, errSlotLost
 	}
-	if subs, err = c.feed(n); err == nil {
-		err = s.fed(subs)
-	}
-	return false, errors.Join(fmt.Errorf("%d calls of slot %s have not ended", users, bus.SlotToken(n)), err)
+	s.serving = true
+	return false, errors.Join(fmt.Errorf("%d calls of slot %s have not ended", s.users, bus.SlotToken(n)), c.feed(s, n))
 }
 
 // emptied waits until no call has a place any more, or the slot is lost. It

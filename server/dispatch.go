@@ -36,7 +36,9 @@ func (s *Service) take(msg *nats.Msg) *job {
 	j := s.newJob(ep, req, now)
 	if s.objects != nil {
 		if err := s.place(j, true); err != nil {
-			s.refuse(&req, err)
+			if err != errSilent {
+				s.refuse(&req, err)
+			}
 			return nil
 		}
 	}

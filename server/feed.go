@@ -13,13 +13,16 @@ import (
 
 // Feed subscribes the service to one more subject, whose messages are calls of
 // objects. The subscription ends with EndFeed.
+//
+// It is in no queue group: an owner that is frozen or cut off may be subscribed
+// still, and must not get calls in place of the one that has followed it.
 func (s *Service) Feed(subject string) (*nats.Subscription, error) {
 	s.lifecycle.RLock()
 	defer s.lifecycle.RUnlock()
 	if s.state != serving {
 		return nil, fmt.Errorf("server: %s does not serve", s.name)
 	}
-	sub, err := s.bus.Conn().ChanQueueSubscribe(subject, bus.CallQueue, s.intake.msgs)
+	sub, err := s.bus.Conn().ChanSubscribe(subject, s.intake.msgs)
 	if err == nil {
 		s.feeds.add(sub)
 	}

@@ -27,10 +27,18 @@ type Objects interface {
 }
 
 // ErrElsewhere says that an object is not owned here.
-type ErrElsewhere struct{ Err *rpc.Error }
+type ErrElsewhere struct {
+	Err *rpc.Error
+	// Silent says that a call that came on the object's own subject is not to be
+	// answered: its owner has got it as well.
+	Silent bool
+}
 
 func (e *ErrElsewhere) Error() string { return e.Err.Error() }
 func (e *ErrElsewhere) Unwrap() error { return e.Err }
+
+// errSilent says that a call is not to be answered.
+var errSilent = errors.New("the object is owned elsewhere")
 
 // Place is an object's place for one call.
 type Place interface {
@@ -220,7 +228,10 @@ func (s *Service) place(j *job, forward bool) error {
 		if !ok {
 			return err
 		}
-		if !forward || j.req.Direct {
+		switch {
+		case forward && j.req.Direct && elsewhere.Silent:
+			return errSilent
+		case !forward || j.req.Direct:
 			return elsewhere.Err
 		}
 		j.ep = s.forwarding(j.ep, &j.req)

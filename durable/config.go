@@ -11,8 +11,8 @@ import (
 // Config says how a class is served. The zero value works.
 type Config struct {
 	// Formerly is the name that the class had when its objects were made. A
-	// renamed class keeps their bucket, and is served under both names, so that
-	// old and new instances can run side by side.
+	// renamed class keeps their bucket, and is served under both names. Instances
+	// that know only the old one have to be gone before callers use the new one.
 	Formerly string
 
 	// Schema is the version of the state's shape. A state that was stored with

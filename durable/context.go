@@ -24,7 +24,8 @@ type Context interface {
 	// the alarm's own handler it is not set any more.
 	Alarm() (at time.Time, set bool)
 	// SetAlarm sets the one alarm of the object, in place of an earlier one. A
-	// time that has passed is due at once. Times are kept to the millisecond.
+	// time that has passed is due at once. Times are kept to the millisecond;
+	// one outside of the years 1970 to 9999 fails the turn with InvalidArgument.
 	SetAlarm(at time.Time)
 	// DeleteAlarm makes an alarm that has not fired never fire.
 	DeleteAlarm()

@@ -226,7 +226,9 @@ func metronome(t *testing.T, s *natsd.Server) (stop func() (slowest time.Duratio
 
 // Members come and go: no call fails, none has its effect twice, and none waits
 // for long. It runs by itself, since it measures; but other packages' tests run
-// beside it, so in the short form the best round counts. With -long all do.
+// beside it, so in the short form the best round counts. With -long all do. How
+// long a call waits is not looked at under the race detector: the gate runs this
+// once more without it.
 func TestHandOverUnderLoad(t *testing.T) {
 	const limit = 250 * time.Millisecond
 	s := bustest.Server(t)
@@ -264,7 +266,7 @@ func TestHandOverUnderLoad(t *testing.T) {
 		slowest = slices.Max(rounded)
 	}
 	t.Logf("%d calls, the slowest took %v; the slowest plain request took %v", calls, slowest, plain)
-	if slowest > limit+plain {
+	if slowest > limit+plain && !raceDetector {
 		t.Errorf("the slowest call took %v, want at most %v and the %v of a plain request", slowest, limit, plain)
 	}
 }

@@ -89,6 +89,23 @@ func TestStorageValuesAreCopies(t *testing.T) {
 	}
 }
 
+// The bucket forgets a deleted entry, and what it was before does not come back.
+func TestDeletedEntryIsForgotten(t *testing.T) {
+	t.Parallel()
+	x := oneBox(t, Config{})
+	for i := range 3 {
+		x.do("a", func(_ *box, ctx Context) error { return ctx.Storage().Put("k", i) })
+	}
+	x.do("a", func(_ *box, ctx Context) error { return ctx.Storage().Delete("k") })
+	if n := x.count("a.>")["a.k"]; n != 1 {
+		t.Errorf("%d messages of the entry are left", n)
+	}
+	x.until("the deletion to be forgotten", func() bool { return len(x.count("a.>")) == 0 })
+	if got := x.list("a", ListOptions{}); len(got) > 0 {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestStorageErrors(t *testing.T) {
 	t.Parallel()
 	x := oneBox(t, Config{})

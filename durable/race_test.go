@@ -1,0 +1,7 @@
+//go:build race
+
+package durable_test
+
+// raceDetector says that the tests have the race detector, which makes them
+// several times slower.
+const raceDetector = true

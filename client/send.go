@@ -62,6 +62,7 @@ type transmission struct {
 	client   *Client
 	call     *rpc.Call
 	start    time.Time
+	since    time.Time // of the first attempt that may have run
 	deadline time.Time
 	payload  []byte
 	header   nats.Header
@@ -227,6 +228,9 @@ func (t *transmission) attempt(now time.Time) time.Time {
 		Data:    t.payload,
 		Header:  t.header,
 	}
+	if !t.unsure && t.waiting == 0 {
+		t.since = now
+	}
 	if t.attempts > 0 {
 		msg.Header = t.retryHeader(now)
 		if err := bus.CheckParams(t.call, msg.Header, msg.Data, t.client.bus.MaxPayload()); err != nil {
@@ -293,7 +297,15 @@ func (t *transmission) retryHeader(now time.Time) nats.Header {
 	if id == "" {
 		id = t.client.pending.inbox.Identity(t.client.bus.InboxPrefix(), t.first)
 	}
-	h[bus.HeaderID] = []string{bus.RetryID(id, now.Sub(t.start)+t.call.Age)}
+	since := t.start
+	if t.call.Object != "" && t.call.Age == 0 {
+		since = t.since
+		if since.Equal(now) { // none before has run: to the owner this one is no retry
+			h[bus.HeaderID] = []string{id}
+			return h
+		}
+	}
+	h[bus.HeaderID] = []string{bus.RetryID(id, now.Sub(since)+t.call.Age)}
 	h[bus.HeaderAttempt] = []string{strconv.Itoa(min(t.attempts+1, 1<<16-1))}
 	return h
 }

@@ -48,8 +48,10 @@ type class struct {
 	life   context.Context // of what runs in the background
 	cancel context.CancelFunc
 	work   sync.WaitGroup
-	served chan error // what came of service.Run
-	ended  context.CancelFunc
+	// activations end before the service that they hand their calls to.
+	activations sync.WaitGroup
+	served      chan error // what came of service.Run
+	ended       context.CancelFunc
 }
 
 // slot is one slot of a class, with its objects that are in memory.
@@ -151,6 +153,7 @@ func (c *class) start(ctx context.Context) error {
 
 func (c *class) stop() error {
 	c.cancel()
+	c.activations.Wait() // no slot is served any more: none begins
 	c.ended()
 	err := <-c.served
 	c.work.Wait()
@@ -202,7 +205,7 @@ func (c *class) Place(req *bus.Request, turn bool) (server.Place, error) {
 		s.objects[id] = o
 		o.users++ // the activation
 		s.users++
-		c.work.Go(func() {
+		c.activations.Go(func() {
 			defer o.leave()
 			c.activate(o, req.Chain)
 		})

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,12 +17,19 @@ import (
 	"rpc.do/client"
 )
 
-// freePort returns a port on which nobody listens. It is not one that the
-// system gives to those who don't care, so that nobody is given it meanwhile.
+// handedOut are the ports that freePort has returned.
+var handedOut sync.Map
+
+// freePort returns a port on which nobody listens, each only once. It is not one
+// that the system gives to those who don't care, so that nobody is given it
+// meanwhile.
 func freePort(t testing.TB) int {
 	t.Helper()
 	for range 100 {
 		port := 12_000 + rand.IntN(20_000)
+		if _, taken := handedOut.LoadOrStore(port, true); taken {
+			continue
+		}
 		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
 			if err := l.Close(); err != nil {
 				t.Fatal(err)

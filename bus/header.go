@@ -26,9 +26,10 @@ const (
 	headerStatus = "Status"
 )
 
-// traceHeaders travel by themselves from the call being served to the calls
-// made for it (W3C Trace Context and Baggage).
-var traceHeaders = [...]string{"traceparent", "tracestate", "baggage"}
+// traceHeaders travel by themselves from the call being served, and the event
+// being handled, to the calls made and the events sent for it: W3C Trace Context
+// and Baggage, and the event that is behind it.
+var traceHeaders = [...]string{"traceparent", "tracestate", "baggage", HeaderCorrelation, HeaderCausation, HeaderHops}
 
 // CopyTrace adds the trace headers of from to h, unless h has them or they are
 // not fit to be sent. It returns h, made when there was something to add.

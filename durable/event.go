@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nuid"
 
 	"rpc.do"
 	"rpc.do/bus"
@@ -38,7 +37,7 @@ func addTrace(h nats.Header, trace rpc.Header) {
 		for _, v := range trace[name] {
 			size += len(name) + len(v) + len(": \r\n")
 		}
-		if size <= left {
+		if _, has := h[name]; !has && size <= left {
 			left -= size
 			h[name] = trace[name]
 		}
@@ -67,15 +66,13 @@ func (t *turn) Emit(name string, data any) error {
 	if err := t.grow(len(payload)); err != nil {
 		return rpc.ResourceExhausted.Errorf("emit %s: %w", name, err)
 	}
-	id := nuid.Next()
-	header := nats.Header{
-		"ce-specversion": {"1.0"}, "ce-id": {id}, "ce-type": {name}, "ce-source": {"/" + o.class.name + "/" + bus.Escape(o.id)},
-		"ce-time":     {time.Now().UTC().Format(time.RFC3339Nano)},
-		"Nats-Msg-Id": {id}, journal.HeaderTTL: {eventTTL},
-	}
-	if info, ok := rpc.CallInfoFrom(t); ok {
-		addTrace(header, bus.CopyTrace(nil, info.Header))
-	}
+	meta := bus.EventMeta{ID: bus.NewEventID(), Type: name, Source: "/" + o.class.name + "/" + bus.Escape(o.id), Time: time.Now()}
+	info, _ := rpc.CallInfoFrom(t)
+	trace := bus.CopyTrace(nil, info.Header)
+	meta.Cause = bus.CauseOf(trace)
+	header := meta.Header()
+	header[journal.HeaderTTL] = []string{eventTTL}
+	addTrace(header, trace)
 	t.events = append(t.events, event{name: name, header: header, data: payload})
 	return nil
 }

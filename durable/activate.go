@@ -303,7 +303,7 @@ func (o *object) readHistory(ctx context.Context) error {
 	rev := o.rev
 	o.mu.Unlock()
 	if rev == 0 { // there is nothing, and nothing can have been lost but with the object
-		o.known.history, o.known.since = true, 0
+		o.known.history, o.known.since = true, lease.Earliest
 		return nil
 	}
 	leader, at, err := o.leaderTime(ctx)
@@ -318,7 +318,7 @@ func (o *object) readHistory(ctx context.Context) error {
 		return fail(journal.ErrStale)
 	}
 	oldest := readRecord(history[0])
-	since := lease.Instant(0)
+	since := lease.Earliest
 	if oldest.count > 1 {
 		since = at - lease.Instant(leader.Sub(oldest.time))
 	}

@@ -36,6 +36,7 @@ func TestRetryAtTheNextOwner(t *testing.T) {
 			for i := range commits {
 				a.want(fmt.Sprint(i+1), "alice", "add", "1", rpc.WithID(fmt.Sprint("call ", i)))
 			}
+			a.want("1", "carol", "add", "1")
 			if name == "restarted" {
 				stop()
 				b.serve(durable.Config{}, ts, views{"read": read})
@@ -63,7 +64,9 @@ func TestRetryAtTheNextOwner(t *testing.T) {
 			}
 			b.want("12", "alice", "read", "")
 			b.wantRetry("13", "alice", "add", "1", "first made now, and lost", 0) // it can't have run before
-			b.wantRetry("1", "bob", "add", "1", "of an object that has never been", time.Hour)
+			// However old it is, be that more than the time since the machine was started.
+			b.wantRetry("1", "bob", "add", "1", "of an object that has never been", bus.MaxTimeout)
+			b.wantRetry("2", "carol", "add", "1", "of an object all of whose commits are kept", bus.MaxTimeout)
 		})
 	}
 }

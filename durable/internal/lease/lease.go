@@ -2,6 +2,7 @@
 package lease
 
 import (
+	"math"
 	"sync/atomic"
 	"time"
 )
@@ -59,6 +60,10 @@ func (l *Lease) End() { l.until.Store(0) }
 
 // Instant is a moment on the lease's clock.
 type Instant time.Duration
+
+// Earliest is before every other moment, those before the machine was started
+// included.
+const Earliest = Instant(math.MinInt64)
 
 // Now returns this moment.
 func Now() Instant { return Instant(now()) }

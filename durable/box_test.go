@@ -157,11 +157,14 @@ func (i *boxInstance) serve(cfg Config) {
 		}
 	})
 	x.Cleanup(i.stop)
-	select {
-	case <-svc.Ready():
-	case <-time.After(boxPatience):
-		x.Fatalf("the service does not get ready")
-	}
+	x.until("the service to get ready, or to die", func() bool {
+		select {
+		case <-svc.Ready():
+			return true
+		default:
+			return i.dead.Load()
+		}
+	})
 }
 
 // encoded shows the caller the error, whatever it is.

@@ -86,7 +86,8 @@ func (x *boxes) agreed(turns map[string]int) error {
 // stopAt tells where an instance is to be stopped.
 type stopAt struct {
 	point string
-	after int // how often the point is passed before
+	after int  // how often the point is passed before
+	later bool // another instance has served the objects before
 }
 
 // dieAt has the instance die when the point is reached: its connection is cut, and
@@ -115,18 +116,33 @@ var shortLease = Config{Lease: minLease, History: 64}
 func TestOwnerDies(t *testing.T) {
 	t.Parallel()
 	for _, at := range []stopAt{
-		{"activation", 0}, {"activation", 2},
-		{"commit", 0}, {"commit", 5}, {"commit", 11},
-		{"committed", 0}, {"committed", 5}, {"committed", 11},
-		{"hand-over", 0}, {"hand-over", 60},
+		{"activation", 0, false}, {"activation", 2, false}, {"activation", 0, true}, {"activation", 2, true},
+		{"commit", 0, false}, {"commit", 5, false}, {"commit", 11, false}, {"commit", 0, true},
+		{"committed", 0, false}, {"committed", 5, false}, {"committed", 11, false}, {"committed", 0, true},
+		{"hand-over", 0, false}, {"hand-over", 60, false},
 	} {
-		t.Run(fmt.Sprint(at.point, " ", at.after), func(t *testing.T) {
+		name := fmt.Sprint(at.point, " ", at.after)
+		if at.later {
+			name += " later"
+		}
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			x := mortal(t)
 			dying := x.instance()
 			cfg, dead := dying.dieAt(shortLease, at)
-			dying.serve(cfg)
-			callers := x.callFull(4, 2, 5, dead)
+			var first *boxInstance
+			if at.later {
+				first = x.serve(shortLease)
+			} else {
+				dying.serve(cfg)
+			}
+			const objects = 4
+			callers := x.callFull(objects, 2, 5, dead)
+			if at.later {
+				x.until("each object has a record", func() bool { return len(x.count("*")) == objects })
+				first.stop()
+				dying.serve(cfg)
+			}
 			if at.point != "hand-over" {
 				x.reached("the owner's death", dead)
 			}
@@ -200,7 +216,7 @@ func TestOwnerDiesWhileDestroying(t *testing.T) {
 			t.Parallel()
 			x := mortal(t)
 			dying := x.instance()
-			cfg, dead := dying.dieAt(shortLease, stopAt{point, 3})
+			cfg, dead := dying.dieAt(shortLease, stopAt{point: point, after: 3})
 			dying.serve(cfg)
 			const id = "a"
 			x.fill(id, 3*maxTurnWrites) // three commits

@@ -131,6 +131,32 @@ func TestAlarmThatFails(t *testing.T) {
 	}
 }
 
+// The second attempt is made 2 seconds after the first, the third 4 seconds after
+// that.
+func TestAlarmBackoff(t *testing.T) {
+	t.Parallel()
+	w := newTower(t)
+	var tried attempts
+	w.serveBells(durable.Config{}, func(b *bell, ctx durable.Context, a durable.Alarm) error {
+		if tried.note(ctx, a) < 3 {
+			return errors.New("no ringer")
+		}
+		return ring(b, ctx, a)
+	})
+	w.must("alice", bellOrder{Set: time.Now()})
+	w.rings("alice", 1)
+	if got := tried.seen("alice"); !slices.Equal(got, []int{1, 2, 3}) {
+		t.Fatalf("attempts %v", got)
+	}
+	for i, want := range []time.Duration{2 * time.Second, 4 * time.Second} {
+		pause := tried.times["alice"][i+1].Sub(tried.times["alice"][i])
+		t.Logf("attempt %d came %v after the one before", i+2, pause)
+		if pause < want-time.Millisecond || pause > 2*want {
+			t.Errorf("attempt %d came %v after the one before, want %v", i+2, pause, want)
+		}
+	}
+}
+
 // A failing alarm that is set again begins anew; one that is deleted rests.
 func TestFailingAlarmIsSetAgain(t *testing.T) {
 	t.Parallel()

@@ -26,6 +26,27 @@ func AtEachStep(cfg Config, fn func(point string)) Config {
 	return cfg
 }
 
+// The bounds are those that the documents tell.
+func TestDefaults(t *testing.T) {
+	t.Parallel()
+	c := Config{}.withDefaults()
+	for name, is := range map[string]bool{
+		"idle":         c.Idle == time.Minute,
+		"turn timeout": c.TurnTimeout == 30*time.Second,
+		"mailbox":      c.Mailbox == 1000,
+		"calls":        c.Calls == 65536,
+		"history":      c.History == 5,
+		"lease":        c.Lease == 5*time.Second && c.ClockMargin == 500*time.Millisecond,
+		"alarms":       c.alarms.backoff == 2*time.Second && maxAlarmAttempts == 1+6,
+		"known calls":  knownFor == 2*time.Minute && maxKnown == 16384 && maxResults == 1<<20,
+		"fence":        !c.unfenced,
+	} {
+		if !is {
+			t.Errorf("%s: %+v", name, c)
+		}
+	}
+}
+
 // What is known of calls is bounded in number, in bytes and in time, and says
 // from when on it is complete.
 func TestKnownCallsBounds(t *testing.T) {

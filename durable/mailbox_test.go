@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -127,6 +128,39 @@ func TestHotObjectDelaysNoOther(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// An object that is busy all the time does not keep others from being served:
+// each of their calls waits for its own object only.
+func TestBusyObjectStarvesNoOther(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	const busy, cold = 10000, 50
+	var ran atomic.Int32
+	l.serve(durable.Config{Mailbox: busy}, turns{"add": add, "spin": func(p *page, _ durable.Context, _ string) (string, error) {
+		for begun := time.Now(); time.Since(begun) < 100*time.Microsecond; {
+		}
+		p.Value++
+		ran.Add(1)
+		return "", nil
+	}}, views{"read": read})
+	hot := l.flood(busy, "hot", "spin", "")
+	l.next(hot)
+	for i := range cold {
+		l.want("1", fmt.Sprint("cold ", i), "add", "1", rpc.WithTimeout(labPatience))
+		l.want("1", fmt.Sprint("cold ", i), "read", "", rpc.WithTimeout(labPatience))
+	}
+	if n := ran.Load(); n > busy/2 {
+		t.Errorf("%d calls of others took as long as %d turns of the busy object", 2*cold, n)
+	} else {
+		t.Logf("%d calls of others took as long as %d turns of the busy object", 2*cold, n)
+	}
+	for range busy - 1 {
+		if err := bus.DecodeError(l.next(hot)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.want(fmt.Sprint(busy), "hot", "read", "")
 }
 
 // Calls that wait are in a list, not in goroutines. It is not parallel, since it

@@ -94,6 +94,7 @@ func TestFailover(t *testing.T) {
 	}{
 		"dies, 1s": {time.Second, 0, dies}, "dies, 2s": {2 * time.Second, 0, dies}, "dies, 5s": {5 * time.Second, 0, dies},
 		"freezes, 1s": {time.Second, 2 * time.Second, freezes}, "freezes, 2s": {2 * time.Second, 2 * time.Second, freezes},
+		"freezes, 5s": {5 * time.Second, 2 * time.Second, freezes},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -135,7 +135,7 @@ func TestHotObjectDelaysNoOther(t *testing.T) {
 func TestBusyObjectStarvesNoOther(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
-	const busy, cold = 10000, 50
+	const busy, cold = 10000, 10
 	var ran atomic.Int32
 	l.serve(durable.Config{Mailbox: busy}, turns{"add": add, "spin": func(p *page, _ durable.Context, _ string) (string, error) {
 		for begun := time.Now(); time.Since(begun) < 100*time.Microsecond; {

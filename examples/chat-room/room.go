@@ -10,6 +10,7 @@ package chatroom
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	"rpc.do"
@@ -57,8 +58,19 @@ type Message struct {
 // Range says which messages to read: those after a number, at most Limit.
 type Range struct {
 	After int64 `json:"after"`
-	// Limit defaults to, and is at most, what the room keeps.
+	// Limit defaults to what the room keeps.
 	Limit int `json:"limit,omitempty"`
+}
+
+// Validate checks the range.
+func (r Range) Validate() error {
+	switch {
+	case r.After < 0 || r.After == math.MaxInt64:
+		return rpc.InvalidArgument.Errorf("after: want the number of a message, or 0, got %d", r.After)
+	case r.Limit < 0:
+		return rpc.InvalidArgument.Errorf("limit: want 1 or more, or 0 for all, got %d", r.Limit)
+	}
+	return nil
 }
 
 // Kept is how many messages a room keeps.
@@ -92,7 +104,7 @@ func (r *room) post(ctx durable.Context, d Draft) (Message, error) {
 }
 
 func (r room) read(ctx durable.ReadContext, p Range) ([]Message, error) {
-	entries, err := ctx.Storage().List(durable.ListOptions{Start: key(max(p.After, 0) + 1), Limit: max(p.Limit, 0)})
+	entries, err := ctx.Storage().List(durable.ListOptions{Start: key(p.After + 1), Limit: p.Limit})
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package chatroom
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"testing"
 	"time"
 
@@ -55,6 +56,14 @@ func TestRoom(t *testing.T) {
 	read, err := Read.Call(t.Context(), c, "lobby", Range{})
 	if err != nil || len(read) != 1 || read[0] != posted {
 		t.Errorf("read: %v, %v", read, err)
+	}
+	for _, r := range []Range{{After: -1}, {After: math.MaxInt64}, {Limit: -1}} {
+		if got, err := Read.Call(t.Context(), c, "lobby", r); rpc.CodeOf(err) != rpc.InvalidArgument {
+			t.Errorf("read %+v: %v, %v", r, got, err)
+		}
+	}
+	if rest, err := Read.Call(t.Context(), c, "lobby", Range{After: math.MaxInt64 - 1}); err != nil || len(rest) != 0 {
+		t.Errorf("read after the last number: %v, %v", rest, err)
 	}
 	events, err := b.JetStream().Stream(t.Context(), "EVENTS")
 	if err != nil {

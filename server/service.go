@@ -90,6 +90,9 @@ func (s *Service) ID() string { return s.id }
 // Version returns the service's version.
 func (s *Service) Version() string { return s.config.Version }
 
+// Logger returns the service's log, which names the service and the instance.
+func (s *Service) Logger() *zerolog.Logger { return &s.log }
+
 // Bus returns the bus that the service is on.
 func (s *Service) Bus() *bus.Bus { return s.bus }
 

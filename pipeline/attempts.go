@@ -1,0 +1,175 @@
+package pipeline
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"rpc.do"
+	"rpc.do/bus"
+)
+
+// AttemptsBucket is the bucket that remembers, for a week, how often an event was
+// tried that could not be handled at once: "<service>-<handler>.<stream>.<place>".
+const AttemptsBucket = "RPC_EVENTS"
+
+// attempt is what is known of the attempts with an event.
+type attempt struct {
+	N     int    `json:"n"`               // that have begun
+	Begun bool   `json:"begun,omitempty"` // the last one has, and it is not known how it ended
+	Code  string `json:"code,omitempty"`  // of the last that is known to have failed
+	Error string `json:"error,omitempty"`
+}
+
+// attemptLog counts attempts across instances and crashes. What the server counts
+// are deliveries: an event that waited in an instance that died was delivered and
+// not tried, so it must not lose an attempt over it, and still one that kills
+// whoever tries it must come to an end.
+//
+// The first attempt is not noted before it begins, since that would cost each
+// event a write: the first delivery of one that comes again counts as tried,
+// unless it was the only attempt that it has.
+type attemptLog struct{ workers *workers }
+
+const (
+	attemptsVersion = 1
+	attemptTTL      = "168h"
+	forgottenTTL    = "1m"
+	maxErrorText    = 2 << 10
+)
+
+func (l *attemptLog) key(h *handler, d *delivery) string {
+	return h.durable + "." + d.src.stream + "." + strconv.FormatUint(d.place, 10)
+}
+
+// countAttempts finds out which attempt this is.
+func (h *handler) countAttempts(d *delivery) {
+	if d.deliveries <= 1 {
+		d.attempt = 1
+		return
+	}
+	known, ok := h.workers.attempts.read(h, d)
+	if !ok {
+		d.attempt = min(2, h.cfg.attempts)
+		return
+	}
+	d.last, d.attempt = known, known.N+1
+}
+
+// begin notes that an attempt begins.
+func (l *attemptLog) begin(h *handler, d *delivery) {
+	d.last.N, d.last.Begun = d.attempt, true
+	l.write(h, d)
+}
+
+// fail notes that an attempt has failed.
+func (l *attemptLog) fail(h *handler, d *delivery, err error) {
+	d.last = attempt{N: d.attempt, Code: rpc.CodeOf(err).String(), Error: cut(err.Error(), maxErrorText)}
+	l.write(h, d)
+}
+
+// undo notes that an attempt does not count.
+func (l *attemptLog) undo(h *handler, d *delivery) {
+	d.last.N, d.last.Begun = d.attempt-1, false
+	l.write(h, d)
+}
+
+// forget lets go of what is known, once the event is done.
+func (l *attemptLog) forget(h *handler, d *delivery) {
+	_ = l.workers.bus.Conn().PublishMsg(&nats.Msg{Subject: l.subject(h, d), Header: nats.Header{
+		"KV-Operation": {"PURGE"}, "Nats-Rollup": {"sub"}, "Nats-TTL": {forgottenTTL},
+	}}) // else it goes by itself
+}
+
+func (l *attemptLog) subject(h *handler, d *delivery) string {
+	return "$KV." + AttemptsBucket + "." + l.key(h, d)
+}
+
+func (l *attemptLog) stream(ctx context.Context) (jetstream.Stream, error) {
+	return l.workers.bus.EnsureStream(ctx, jetstream.StreamConfig{
+		Name: "KV_" + AttemptsBucket, Subjects: []string{"$KV." + AttemptsBucket + ".>"}, Description: "attempts of the handlers of events",
+		MaxMsgsPerSubject: 1, Discard: jetstream.DiscardOld, Storage: jetstream.FileStorage,
+		AllowRollup: true, AllowDirect: true, AllowMsgTTL: true, DenyDelete: true,
+	}, attemptsVersion)
+}
+
+// write stores what is known. When that fails, an attempt may be made once more
+// than it should.
+func (l *attemptLog) write(h *handler, d *delivery) {
+	data, err := json.Marshal(d.last)
+	if err == nil {
+		msg := &nats.Msg{Subject: l.subject(h, d), Header: nats.Header{"Nats-TTL": {attemptTTL}}, Data: data}
+		err = l.publish(msg)
+	}
+	if err != nil {
+		h.log.Debug().Err(err).Str("event", d.meta.ID).Int("attempt", d.attempt).Msg("the attempt is not noted")
+	}
+}
+
+func (l *attemptLog) publish(msg *nats.Msg) error {
+	ctx, cancel := context.WithTimeout(l.workers.life, requestTimeout)
+	defer cancel()
+	_, err := l.workers.pipeline.js.PublishMsg(ctx, msg, jetstream.WithRetryAttempts(0))
+	if !errors.Is(err, jetstream.ErrNoStreamResponse) && !errors.Is(err, nats.ErrNoResponders) {
+		return err
+	}
+	if _, err := l.stream(ctx); err != nil { // it is made when it is needed first
+		return err
+	}
+	_, err = l.workers.pipeline.js.PublishMsg(ctx, msg)
+	return err
+}
+
+// read returns what is known of the attempts with an event.
+func (l *attemptLog) read(h *handler, d *delivery) (attempt, bool) {
+	ctx, cancel := context.WithTimeout(l.workers.life, requestTimeout)
+	defer cancel()
+	request, err := json.Marshal(map[string]string{"last_by_subj": l.subject(h, d)})
+	if err != nil {
+		return attempt{}, false
+	}
+	// Of a direct get, since it costs no look at the stream first.
+	msg, err := l.workers.bus.Conn().RequestWithContext(ctx, "$JS.API.DIRECT.GET.KV_"+AttemptsBucket, request)
+	if err != nil || msg.Header.Get("Status") != "" || bus.NoResponders(msg) || msg.Header.Get("KV-Operation") != "" {
+		return attempt{}, false
+	}
+	var known attempt
+	return known, json.Unmarshal(msg.Data, &known) == nil
+}
+
+// cut bounds a text without breaking a character.
+func cut(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	for limit > 0 && text[limit]&0xc0 == 0x80 {
+		limit--
+	}
+	return text[:limit] + "…"
+}
+
+// buryDead keeps an event as a dead letter that comes after its last attempt.
+func (h *handler) buryDead(d *delivery) {
+	d.attempt = d.last.N
+	if d.last.Begun {
+		text := "the instance died, or was cut off, during the last attempt"
+		if d.last.Error != "" {
+			text += "; the attempt before failed with: " + d.last.Error
+		}
+		h.bury(d, reasonDied, rpc.Unavailable.Errorf("%s", text))
+		return
+	}
+	code, err := rpc.ParseCode(d.last.Code)
+	if err != nil {
+		code = rpc.Unknown
+	}
+	h.bury(d, reasonAttempts, code.Errorf("%s", d.last.Error))
+}
+
+// undecided is how long an event waits that could not be kept as a dead letter.
+const undecided = 5 * time.Second

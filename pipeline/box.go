@@ -1,0 +1,148 @@
+package pipeline
+
+import (
+	"slices"
+	"time"
+)
+
+// box has the deliveries of one key that are prepared. Its first is ready to run,
+// runs, or waits for its next attempt; the others wait for it.
+type box struct{ queue []*delivery }
+
+// burst has the last of the events of a key that come in quick succession.
+type burst struct {
+	last  *delivery
+	first time.Time
+	timer *time.Timer
+}
+
+// maxBurst is how many times the wait of a burst it goes on at most.
+const maxBurst = 10
+
+// pump prepares what comes in, in order, until there is nothing more.
+func (h *handler) pump() {
+	for {
+		h.mu.Lock()
+		if len(h.inbound) == 0 || h.stopping {
+			h.inbound, h.pumping = nil, false
+			h.mu.Unlock()
+			return
+		}
+		d := h.inbound[0]
+		h.inbound[0] = nil
+		h.inbound = h.inbound[1:]
+		if d.dropped {
+			h.mu.Unlock()
+			continue
+		}
+		d.running = true
+		h.mu.Unlock()
+		if h.prepare(d) && h.setKey(d) {
+			h.mu.Lock()
+			d.running = false
+			h.sort(d)
+			h.mu.Unlock()
+			continue
+		}
+		h.conclude(unit{d})
+	}
+}
+
+// sort puts a delivery that is prepared where those of its key are. The handler
+// is locked.
+func (h *handler) sort(d *delivery) {
+	switch {
+	case d.dropped || h.stopping:
+		if d.src.held[d.place] == d {
+			delete(d.src.held, d.place)
+			d.giveBack(0)
+		}
+	case h.cfg.debounce > 0:
+		h.join(d)
+	default:
+		h.post(d)
+	}
+}
+
+// post puts a delivery into its key's box. The handler is locked.
+func (h *handler) post(d *delivery) {
+	b := h.boxes[d.key]
+	if b == nil {
+		b = &box{}
+		h.boxes[d.key] = b
+	}
+	b.queue = append(b.queue, d)
+	if len(b.queue) == 1 {
+		h.push(unit{d})
+	}
+}
+
+// advance takes a delivery out of its box and lets the next one run. The handler
+// is locked.
+func (h *handler) advance(d *delivery) {
+	b := h.boxes[d.key]
+	if b == nil || len(b.queue) == 0 || b.queue[0] != d {
+		return
+	}
+	b.queue[0] = nil
+	b.queue = b.queue[1:]
+	if len(b.queue) == 0 {
+		delete(h.boxes, d.key)
+		return
+	}
+	h.push(unit{b.queue[0]})
+}
+
+// join makes a delivery the last of its key's burst; the one before it is done.
+// The handler is locked.
+func (h *handler) join(d *delivery) {
+	now := time.Now()
+	b := h.bursts[d.key]
+	if b == nil {
+		b = &burst{last: d, first: now}
+		b.timer = time.AfterFunc(h.cfg.debounce, func() { h.calm(d.key, b) })
+		h.bursts[d.key] = b
+		return
+	}
+	if old := b.last; !old.dropped {
+		old.answer(ackDone)
+		delete(old.src.held, old.place)
+		old.src.done.add(old.place)
+	}
+	b.last = d
+	b.timer.Reset(max(min(h.cfg.debounce, time.Until(b.first.Add(maxBurst*h.cfg.debounce))), 0))
+	h.fillLocked()
+}
+
+// calm ends a burst: its last event is handled.
+func (h *handler) calm(key string, b *burst) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.bursts[key] != b || h.stopping {
+		return
+	}
+	delete(h.bursts, key)
+	if !b.last.dropped {
+		h.post(b.last)
+	}
+}
+
+// prune takes what was dropped out of boxes and bursts. The handler is locked.
+func (h *handler) prune() {
+	for key, b := range h.bursts {
+		if b.last.dropped {
+			b.timer.Stop()
+			delete(h.bursts, key)
+		}
+	}
+	for key, b := range h.boxes {
+		head := b.queue[0]
+		b.queue = slices.DeleteFunc(b.queue, func(d *delivery) bool { return d.dropped })
+		switch {
+		case len(b.queue) == 0:
+			delete(h.boxes, key)
+		case b.queue[0] != head:
+			h.push(unit{b.queue[0]})
+		}
+	}
+}

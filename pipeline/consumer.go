@@ -151,16 +151,12 @@ func whose(service, handler string) string {
 // sameConsumer reports whether a consumer is what it is to be. What else was set
 // is the operator's.
 func sameConsumer(have, want *jetstream.ConsumerConfig) bool {
-	subjects := have.FilterSubjects
-	if have.FilterSubject != "" {
-		subjects = []string{have.FilterSubject}
-	}
 	for key, value := range want.Metadata {
 		if have.Metadata[key] != value {
 			return false
 		}
 	}
-	return slices.Equal(subjects, want.FilterSubjects) && have.AckWait == want.AckWait && have.PriorityPolicy == want.PriorityPolicy &&
+	return slices.Equal(subjectsOf(have), want.FilterSubjects) && have.AckWait == want.AckWait && have.PriorityPolicy == want.PriorityPolicy &&
 		slices.Equal(have.PriorityGroups, want.PriorityGroups) && have.PinnedTTL == want.PinnedTTL &&
 		(want.PriorityPolicy == jetstream.PriorityPolicyNone || have.MaxAckPending <= want.MaxAckPending)
 }
@@ -180,7 +176,8 @@ func changed(have, want jetstream.ConsumerConfig) jetstream.ConsumerConfig {
 
 // passing reports whether the same request may succeed a little later.
 func passing(err error) bool {
-	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders) {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders) ||
+		errors.Is(err, jetstream.ErrNoStreamResponse) {
 		return true
 	}
 	e, ok := errors.AsType[*jetstream.APIError](err)

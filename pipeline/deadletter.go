@@ -164,10 +164,12 @@ func fits(b *bus.Bus, m *nats.Msg) error {
 }
 
 func (p *Pipeline) deadStream(ctx context.Context) (jetstream.Stream, error) {
-	return p.bus.EnsureStream(ctx, jetstream.StreamConfig{
-		Name: DeadStream, Subjects: []string{deadPrefix + "*"}, Description: "events that their handlers could not handle",
-		Storage: jetstream.FileStorage, AllowDirect: true, Duplicates: deadWindow,
-	}, deadVersion)
+	return p.ensure(ctx, DeadStream, func(ctx context.Context) (jetstream.Stream, error) {
+		return p.bus.EnsureStream(ctx, jetstream.StreamConfig{
+			Name: DeadStream, Subjects: []string{deadPrefix + "*"}, Description: "events that their handlers could not handle",
+			Storage: jetstream.FileStorage, AllowDirect: true, Duplicates: deadWindow,
+		}, deadVersion)
+	})
 }
 
 // storeDead stores a dead letter, also when the stream is not there yet.
@@ -177,29 +179,26 @@ func (w *workers) storeDead(m *nats.Msg) error {
 	}
 	ctx, cancel := context.WithTimeout(w.life, 2*requestTimeout)
 	defer cancel()
-	return w.pipeline.store(ctx, m, w.pipeline.deadStream)
+	return w.pipeline.store(ctx, m, DeadStream, w.pipeline.deadStream)
 }
 
 // store publishes a message that has an id, until it is stored or ctx ends. The
-// stream is made when nobody takes the message.
-func (p *Pipeline) store(ctx context.Context, m *nats.Msg, ensure func(context.Context) (jetstream.Stream, error)) error {
+// stream is made when it is not there.
+func (p *Pipeline) store(ctx context.Context, m *nats.Msg, stream string, ensure func(context.Context) (jetstream.Stream, error)) error {
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		if err := p.bus.WaitConnected(ctx); err != nil {
+			return err
+		}
+		if _, err := ensure(ctx); err != nil { // somebody may listen on its subjects without storing anything
 			return err
 		}
 		attempt, cancel := context.WithTimeout(ctx, requestTimeout)
 		_, err := p.js.PublishMsg(attempt, m, jetstream.WithRetryAttempts(0))
 		cancel()
-		switch {
-		case err == nil:
-			return nil
-		case errors.Is(err, jetstream.ErrNoStreamResponse), errors.Is(err, nats.ErrNoResponders):
-			if _, err := ensure(ctx); err != nil {
-				return err
-			}
-		case !passing(err):
+		if err == nil || !passing(err) {
 			return err
 		}
+		p.lost(ctx, stream)
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():

@@ -17,45 +17,45 @@ type Event[T any] struct {
 	// ID is the event's identity: that with which it was sent, or, when it was
 	// sent without, "EVENTS/<sequence>". Use it as the key that makes effects
 	// elsewhere idempotent.
-	ID string
+	ID string `json:"id"`
 	// Type is the event's name, such as "User.registered".
-	Type string
+	Type string `json:"type"`
 	// Source says who has sent it, as a URI reference.
-	Source string
+	Source string `json:"source"`
 	// Subject names the entity that it is about, empty when that was not said.
-	Subject string
+	Subject string `json:"subject,omitempty"`
 	// Time is when it happened, as its sender says.
-	Time time.Time
+	Time time.Time `json:"time"`
 	// CorrelationID is the id of the event that everything began with, this one's
 	// own when it did.
-	CorrelationID string
+	CorrelationID string `json:"correlationId"`
 	// CausationID is the id of the event whose handler has sent this one, empty
 	// when none has.
-	CausationID string
+	CausationID string `json:"causationId,omitempty"`
 	// Hops counts the events that led to this one.
-	Hops int
+	Hops int `json:"hops,omitempty"`
 
-	Data T
+	Data T `json:"data"`
 	// Attempt counts the tries of the handler from 1. It is 0 outside handlers.
-	Attempt int
+	Attempt int `json:"attempt,omitempty"`
 	// Sequence is the event's place in the stream EVENTS, from 1.
-	Sequence uint64
+	Sequence uint64 `json:"sequence,omitempty"`
 	// Stored is when the stream has taken it in.
-	Stored time.Time
+	Stored time.Time `json:"stored"`
 	// Again says that the event comes to this handler because somebody asked for
 	// it: by a replay, or by the retry of a dead letter.
-	Again bool
+	Again bool `json:"again,omitempty"`
 
 	// Header has all headers of the message, and Raw its data as they came. They
 	// are not to be changed.
-	Header rpc.Header
-	Raw    []byte
+	Header rpc.Header `json:"-"`
+	Raw    []byte     `json:"-"`
 	// ContentType is that of Raw; empty is JSON.
-	ContentType string
+	ContentType string `json:"contentType,omitempty"`
 }
 
-// RawEvent is an event whose data were not looked at. Data holds them when they
-// are JSON, Raw in any case.
+// RawEvent is an event whose data were not decoded. Data holds them when they are
+// JSON, Raw in any case.
 type RawEvent = Event[json.RawMessage]
 
 // newEvent makes an event of a message that was read, without its data.
@@ -70,7 +70,7 @@ func newEvent[T any](m *bus.EventMeta, header nats.Header, raw []byte, stored bu
 // decode reads the data of an event into it. No data are the zero value.
 func decode[T any](b *bus.Bus, e *Event[T]) error {
 	if raw, ok := any(&e.Data).(*json.RawMessage); ok {
-		if _, json := codecOf(b, e.ContentType).(bus.JSON); json {
+		if json.Valid(e.Raw) {
 			*raw = e.Raw
 		}
 		return nil
@@ -103,5 +103,8 @@ func codecOf(b *bus.Bus, contentType string) bus.Codec {
 func parse(subject string, header nats.Header, data []byte, stored bus.Stored) (RawEvent, error) {
 	m, raw, err := bus.ParseEvent(subject, header, data, stored)
 	e := newEvent[json.RawMessage](&m, header, raw, stored)
+	if json.Valid(raw) {
+		e.Data = raw
+	}
 	return e, err
 }

@@ -425,6 +425,6 @@ func (p *Pipeline) look(ctx context.Context) (*jetstream.StreamInfo, error) {
 		if !errors.Is(err, jetstream.ErrStreamNotFound) || try > 1 {
 			return nil, err
 		}
-		p.lost()
+		p.lost(ctx, bus.EventsStream)
 	}
 }

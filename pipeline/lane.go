@@ -23,10 +23,12 @@ const (
 func laneSubject(service, handler string) string { return "$RPC.retry." + service + "." + handler }
 
 func (p *Pipeline) laneStream(ctx context.Context) (jetstream.Stream, error) {
-	return p.bus.EnsureStream(ctx, jetstream.StreamConfig{
-		Name: LaneStream, Subjects: []string{laneSubject("*", "*")}, Description: "events that handlers are to have again",
-		Retention: jetstream.WorkQueuePolicy, Storage: jetstream.FileStorage, AllowDirect: true, Duplicates: 2 * time.Minute,
-	}, laneVersion)
+	return p.ensure(ctx, LaneStream, func(ctx context.Context) (jetstream.Stream, error) {
+		return p.bus.EnsureStream(ctx, jetstream.StreamConfig{
+			Name: LaneStream, Subjects: []string{laneSubject("*", "*")}, Description: "events that handlers are to have again",
+			Retention: jetstream.WorkQueuePolicy, Storage: jetstream.FileStorage, AllowDirect: true, Duplicates: 2 * time.Minute,
+		}, laneVersion)
+	})
 }
 
 // openLanes begins to pull the lanes that have something in them.

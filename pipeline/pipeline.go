@@ -20,8 +20,13 @@ type Pipeline struct {
 	cfg Config
 
 	turn    chan struct{} // has one place: whoever has it may use what follows
-	stream  jetstream.Stream
-	ensured time.Time
+	ensured map[string]ensured
+}
+
+// ensured is a stream that was looked at.
+type ensured struct {
+	stream jetstream.Stream
+	at     time.Time
 }
 
 // Config says how a Pipeline works. The zero value does.
@@ -54,36 +59,44 @@ func (c Config) withDefaults(b *bus.Bus) Config {
 // New returns a Pipeline on the bus. It does nothing yet: the stream EVENTS is
 // made when it is needed first.
 func New(b *bus.Bus, cfg Config) *Pipeline {
-	return &Pipeline{bus: b, js: b.JetStream(), cfg: cfg.withDefaults(b), turn: make(chan struct{}, 1)}
+	return &Pipeline{bus: b, js: b.JetStream(), cfg: cfg.withDefaults(b), turn: make(chan struct{}, 1), ensured: map[string]ensured{}}
 }
 
-// ensureAgain is how often it is looked whether EVENTS is as it should be.
+// ensureAgain is how often it is looked whether a stream is as it should be.
 const ensureAgain = 10 * time.Minute
 
 // events returns the stream EVENTS, which it makes when it is not there.
 func (p *Pipeline) events(ctx context.Context) (jetstream.Stream, error) {
+	return p.ensure(ctx, bus.EventsStream, p.bus.EnsureEvents)
+}
+
+// ensure returns a stream, which it makes when it is not there.
+func (p *Pipeline) ensure(ctx context.Context, name string, do func(context.Context) (jetstream.Stream, error)) (jetstream.Stream, error) {
 	select {
 	case p.turn <- struct{}{}:
 		defer func() { <-p.turn }()
 	case <-ctx.Done():
 		return nil, coded(ctx, context.Cause(ctx))
 	}
-	if p.stream != nil && time.Since(p.ensured) < ensureAgain {
-		return p.stream, nil
+	if e := p.ensured[name]; e.stream != nil && time.Since(e.at) < ensureAgain {
+		return e.stream, nil
 	}
-	stream, err := p.bus.EnsureEvents(ctx)
+	stream, err := do(ctx)
 	if err != nil {
 		return nil, coded(ctx, err)
 	}
-	p.stream, p.ensured = stream, time.Now()
+	p.ensured[name] = ensured{stream, time.Now()}
 	return stream, nil
 }
 
-// lost makes the next use of EVENTS look whether it is still there.
-func (p *Pipeline) lost() {
-	p.turn <- struct{}{}
-	p.stream = nil
-	<-p.turn
+// lost makes the next use of a stream look whether it is still there.
+func (p *Pipeline) lost(ctx context.Context, name string) {
+	select {
+	case p.turn <- struct{}{}:
+		delete(p.ensured, name)
+		<-p.turn
+	case <-ctx.Done():
+	}
 }
 
 // withTimeout bounds what has no deadline.

@@ -450,3 +450,5 @@ func BenchmarkHistory(b *testing.B) {
 		})
 	}
 }
+
+func newRand() *rand.Rand { return rand.New(rand.NewPCG(1, 2)) }

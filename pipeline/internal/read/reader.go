@@ -84,6 +84,7 @@ var (
 type Message struct {
 	*nats.Msg
 	Stored  bus.Stored
+	After   uint64 // the position before it
 	Pending uint64 // how many the consumer still had after it
 }
 
@@ -209,7 +210,7 @@ func (r *Reader) Receive(ctx context.Context) (Message, error) {
 			}
 		}
 		if msg.Reply == "" {
-			if err := r.status(ctx, msg); err != nil {
+			if err := r.status(msg); err != nil {
 				return Message{}, err
 			}
 			continue
@@ -262,15 +263,16 @@ func (r *Reader) take(msg *nats.Msg) (Message, error) {
 	if meta.Sequence.Stream <= r.Position {
 		return Message{}, nil
 	}
+	after := r.Position
 	r.Position = meta.Sequence.Stream
 	return Message{
-		Msg: msg, Pending: meta.NumPending,
+		Msg: msg, After: after, Pending: meta.NumPending,
 		Stored: bus.Stored{Stream: bus.EventsStream, Sequence: meta.Sequence.Stream, Time: meta.Timestamp},
 	}, nil
 }
 
 // status takes in what the server says of a pull.
-func (r *Reader) status(ctx context.Context, msg *nats.Msg) error {
+func (r *Reader) status(msg *nats.Msg) error {
 	code, text := msg.Header.Get("Status"), strings.ToLower(msg.Header.Get("Description"))
 	left, err := strconv.Atoi(msg.Header.Get("Nats-Pending-Messages"))
 	if err != nil || !r.cfg.Wait {
@@ -278,9 +280,7 @@ func (r *Reader) status(ctx context.Context, msg *nats.Msg) error {
 	}
 	switch code {
 	case "100":
-		if len(r.cfg.Filters) > 0 {
-			r.passOver(ctx)
-		}
+		r.passOver(msg.Header)
 		return nil
 	case "404":
 		r.asked = 0
@@ -308,11 +308,10 @@ func (r *Reader) status(ctx context.Context, msg *nats.Msg) error {
 
 // passOver moves the position over messages that the filters do not let through,
 // when all that the consumer has delivered has come.
-func (r *Reader) passOver(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, attemptTime)
-	defer cancel()
-	info, err := r.consumer.Info(ctx)
-	if err == nil && info.Delivered.Consumer == r.received {
-		r.Position = max(r.Position, info.Delivered.Stream)
+func (r *Reader) passOver(heartbeat nats.Header) {
+	delivered, err := strconv.ParseUint(heartbeat.Get("Nats-Last-Consumer"), 10, 64)
+	last, err2 := strconv.ParseUint(heartbeat.Get("Nats-Last-Stream"), 10, 64)
+	if err == nil && err2 == nil && delivered == r.received {
+		r.Position = max(r.Position, last)
 	}
 }

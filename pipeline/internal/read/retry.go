@@ -29,7 +29,7 @@ func Retry[T any](ctx context.Context, b *bus.Bus, request func(context.Context)
 		if err == nil {
 			return got, nil
 		}
-		if ctx.Err() != nil || !temporary(err) {
+		if ctx.Err() != nil || !Temporary(err) {
 			return none, err
 		}
 		if Pause(ctx, try) != nil {
@@ -38,8 +38,8 @@ func Retry[T any](ctx context.Context, b *bus.Bus, request func(context.Context)
 	}
 }
 
-// temporary reports whether the same request may succeed later.
-func temporary(err error) bool {
+// Temporary reports whether the same request may succeed later.
+func Temporary(err error) bool {
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders) ||
 		errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrConnectionReconnecting) {
 		return true

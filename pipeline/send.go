@@ -429,8 +429,7 @@ func (o *outgoing) answered(ctx context.Context, stream jetstream.Stream, data [
 		o.last = rpc.Unavailable.Errorf("the bus has answered %q", bus.Bounded(string(data)))
 		return Receipt{}, o.last, true
 	case a.Error != nil:
-		err, again = o.refused(ctx, stream, a.Error)
-		return Receipt{}, err, again
+		return o.refused(ctx, stream, a.Error)
 	case a.Stream != bus.EventsStream:
 		return Receipt{}, rpc.FailedPrecondition.Errorf("send %s: the stream %s takes in %s in place of %s", o.name, a.Stream, o.msg.Subject, bus.EventsStream).AsOutcome(), false
 	case a.Duplicate && o.named:
@@ -476,14 +475,13 @@ const (
 )
 
 // refused says what the server's error comes to, and whether to try again.
-func (o *outgoing) refused(ctx context.Context, stream jetstream.Stream, e *jetstream.APIError) (_ error, again bool) {
-	fail := func(code rpc.Code, text string) (error, bool) {
-		return code.Errorf("send %s: not stored: %s", o.name, text).AsOutcome(), false
+func (o *outgoing) refused(ctx context.Context, stream jetstream.Stream, e *jetstream.APIError) (receipt Receipt, err error, again bool) {
+	fail := func(code rpc.Code, text string) (Receipt, error, bool) {
+		return Receipt{}, code.Errorf("send %s: not stored: %s", o.name, text).AsOutcome(), false
 	}
 	switch e.ErrorCode {
 	case codeWrongSequence, codeWrongSequence2:
-		return fail(rpc.Aborted, "the last event of its type has the sequence "+lastSequence(ctx, stream, o.msg.Subject, e)+
-			", expected was "+strconv.FormatUint(o.expected, 10))
+		return o.outrun(ctx, stream, e)
 	case codeMessageTooLarge, codeHeaderTooLarge, codeAccountLimit, codeNoResources, codeNoMemory, codeNoStorage:
 		return fail(rpc.ResourceExhausted, e.Description)
 	case codeStoreFailed:
@@ -497,7 +495,23 @@ func (o *outgoing) refused(ctx context.Context, stream jetstream.Stream, e *jets
 		}
 	}
 	o.last = rpc.Unavailable.Errorf("the stream %s can't store it now: %s", bus.EventsStream, e.Description)
-	return o.last, true
+	return Receipt{}, o.last, true
+}
+
+// outrun is what an event comes to that does not follow the one it should. The
+// server looks at that before it looks at the id, so this very event may be what
+// follows.
+func (o *outgoing) outrun(ctx context.Context, stream jetstream.Stream, e *jetstream.APIError) (receipt Receipt, err error, again bool) {
+	next, err := stream.GetMsg(ctx, o.expected+1, jetstream.WithGetMsgSubject(o.msg.Subject))
+	switch {
+	case err == nil && next.Header.Get(headerMsgID) == o.id:
+		return Receipt{ID: o.id, Subject: o.msg.Subject, Sequence: next.Sequence, Duplicate: !o.unsure}, nil, false
+	case err != nil && o.unsure:
+		o.last = rpc.Unavailable.Errorf("there is no looking at what follows the sequence %d: %w", o.expected, err)
+		return Receipt{}, o.last, true
+	}
+	return Receipt{}, rpc.Aborted.Errorf("send %s: not stored: the last event of its type has the sequence %s, expected was %d",
+		o.name, lastSequence(ctx, stream, o.msg.Subject, e), o.expected).AsOutcome(), false
 }
 
 // lastSequence returns the sequence of the last event on a subject, as the error

@@ -297,8 +297,18 @@ func TestLinearizable(t *testing.T) {
 	if err := linear.CheckEffects(emitting, addedEvents(t, c.bus.url, sure)); err != nil {
 		t.Errorf("events: %v", err)
 	}
-	if ok := slices.IndexFunc(ops, func(op linear.Op) bool { return op.Outcome == linear.OK && op.Kind != linear.Read }); ok < 0 {
-		t.Error("nothing was changed")
+	done, changed := 0, 0
+	for _, op := range ops {
+		if op.Outcome == linear.OK {
+			done++
+			if op.Kind != linear.Read {
+				changed++
+			}
+		}
+	}
+	// Faults make calls wait, they don't make them fail.
+	if done < len(ops)*3/4 || changed < len(ops)/4 {
+		t.Errorf("of %d operations %d have a result, %d of them changes: that shows little", len(ops), done, changed)
 	}
 }
 

@@ -273,13 +273,11 @@ func TestWithoutFence(t *testing.T) {
 	for _, sent := range []bool{false, true} {
 		t.Run(fmt.Sprint("late commit, sent ", sent), func(t *testing.T) {
 			t.Parallel()
-			for range 5 { // the owner may hear that its slots are gone before it goes on
-				if err := mortal(t).lateCommit(sent, true); err != nil {
-					t.Log(err)
-					return
-				}
+			if err := mortal(t).lateCommit(sent, true); err == nil {
+				t.Error("a late commit did no harm")
+			} else {
+				t.Log(err)
 			}
-			t.Error("a late commit did no harm")
 		})
 	}
 	t.Run("late commit during activation", func(t *testing.T) {

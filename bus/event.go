@@ -161,7 +161,7 @@ func ParseEvent(subject string, h nats.Header, data []byte, stored Stored) (Even
 	if kind := first(h, HeaderContentType); len(kind) >= len(structuredType) && strings.EqualFold(kind[:len(structuredType)], structuredType) {
 		return parseStructured(m, kind, data)
 	}
-	err := m.set(func(name string) string { return unescapeAttribute(first(h, "ce-"+name)) })
+	err := m.set(func(header string) string { return unescapeAttribute(first(h, header)) })
 	if m.ContentType == "" {
 		m.ContentType = first(h, HeaderContentType)
 	}
@@ -175,22 +175,23 @@ func first(h nats.Header, name string) string {
 	return ""
 }
 
-// set takes over the attributes that are there.
-func (m *EventMeta) set(attribute func(name string) string) error {
-	take := func(to *string, name string) {
-		if v := attribute(name); v != "" {
+// set takes over the attributes that are there. Attribute returns the one with
+// the name that follows "ce-" in header.
+func (m *EventMeta) set(attribute func(header string) string) error {
+	take := func(to *string, header string) {
+		if v := attribute(header); v != "" {
 			*to = v
 		}
 	}
-	take(&m.ID, "id")
-	take(&m.Type, "type")
-	take(&m.Source, "source")
-	take(&m.Subject, "subject")
-	take(&m.ContentType, "datacontenttype")
-	take(&m.Correlation, "correlationid")
-	take(&m.Causation, "causationid")
+	take(&m.ID, HeaderEventID)
+	take(&m.Type, HeaderEventType)
+	take(&m.Source, HeaderEventSource)
+	take(&m.Subject, HeaderEventSubject)
+	take(&m.ContentType, HeaderEventContentType)
+	take(&m.Correlation, HeaderCorrelation)
+	take(&m.Causation, HeaderCausation)
 	var errs []error
-	if at := attribute("time"); at != "" {
+	if at := attribute(HeaderEventTime); at != "" {
 		t, err := time.Parse(time.RFC3339Nano, at)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("the event's time %.60q is not as RFC 3339 has it", at))
@@ -198,7 +199,7 @@ func (m *EventMeta) set(attribute func(name string) string) error {
 			m.Time = t
 		}
 	}
-	if hops := attribute("hops"); hops != "" {
+	if hops := attribute(HeaderHops); hops != "" {
 		n, err := parseHops(hops)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("the event's hops %.60q are not a number", hops))
@@ -217,8 +218,8 @@ func parseStructured(m EventMeta, kind string, data []byte) (EventMeta, []byte, 
 	if err := json.Unmarshal(data, &envelope); err != nil {
 		return m, nil, fmt.Errorf("the event says that it is a CloudEvent in structured mode, and is not: %w", err)
 	}
-	err := m.set(func(name string) string {
-		raw := envelope[name]
+	err := m.set(func(header string) string {
+		raw := envelope[strings.TrimPrefix(header, "ce-")]
 		var text string
 		if json.Unmarshal(raw, &text) != nil {
 			return string(raw) // a number, as hops are

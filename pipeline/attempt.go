@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"rpc.do"
@@ -124,26 +125,12 @@ func (h *handler) passOn(d *delivery) {
 
 // attempt makes one attempt with a unit.
 func (h *handler) attempt(r *run) {
-	var live unit
-	for _, d := range r.unit {
-		if d.ready || h.prepare(d) {
-			live = append(live, d)
-		}
-	}
-	if len(live) < len(r.unit) {
-		var rest unit
-		for _, d := range r.unit {
-			if d.out.kind != outPending {
-				rest = append(rest, d)
-			}
-		}
-		h.conclude(rest)
-	}
+	live := h.prepareAll(r.unit)
 	if len(live) == 0 {
 		return
 	}
 	if h.cfg.exclusive && !h.surelyMine(live) {
-		h.conclude(live)
+		h.conclude(live, 0)
 		return
 	}
 	for _, d := range live {
@@ -158,10 +145,22 @@ func (h *handler) attempt(r *run) {
 	for i, d := range live {
 		h.settle(d, errorOf(err, i))
 	}
-	h.mu.Lock()
-	h.measure(took)
-	h.mu.Unlock()
-	h.conclude(live)
+	h.conclude(live, took)
+}
+
+// prepareAll prepares a unit and returns what is left of it.
+func (h *handler) prepareAll(u unit) unit {
+	var ended unit
+	for _, d := range u {
+		if !d.ready && !h.prepare(d) {
+			ended = append(ended, d)
+		}
+	}
+	if len(ended) == 0 {
+		return u
+	}
+	h.conclude(ended, 0)
+	return slices.DeleteFunc(u, func(d *delivery) bool { return d.out.kind != outPending })
 }
 
 // surelyMine waits until this instance is sure that it has all events of the
@@ -187,9 +186,8 @@ func (h *handler) surelyMine(u unit) bool {
 // run runs the handler's function. Over says that the attempt was given up.
 func (h *handler) run(r *run, u unit) (err error, took time.Duration, over bool) {
 	began := time.Now()
-	timeout, cancel := context.WithTimeout(h.workers.base, h.cfg.timeout)
-	defer cancel()
-	ctx := &handling{Context: timeout, h: h, unit: u}
+	ctx := &handling{h: h, unit: u, deadline: began.Add(h.cfg.timeout)}
+	defer ctx.end()
 	h.mu.Lock()
 	r.began, r.live = began, u
 	h.mu.Unlock()
@@ -310,36 +308,7 @@ func (h *handler) giveUp(now time.Time) {
 			for _, d := range u {
 				h.failed(d, rpc.DeadlineExceeded.Errorf("the attempt goes on after twice its time of %v; it was given up, and its place stays taken until it ends", h.cfg.timeout))
 			}
-			h.conclude(u)
+			h.conclude(u, 0)
 		})
 	}
-}
-
-// handling is the context of an attempt.
-type handling struct {
-	context.Context
-	h    *handler
-	unit unit
-}
-
-// Value finds the attempt as the call that the context belongs to.
-func (c *handling) Value(key any) any {
-	if _, ok := key.(rpc.CallInfoKey); ok {
-		return c
-	}
-	return c.Context.Value(key)
-}
-
-// CallInfo tells the handler, and what it calls, about the event. See
-// rpc.CallInfoFrom. A batch has no one event that is its cause.
-func (c *handling) CallInfo() rpc.CallInfo {
-	d := c.unit[0]
-	info := rpc.CallInfo{Service: c.h.service, Method: "$event." + c.h.name, Caller: d.meta.Source, ID: d.meta.ID, Attempt: d.attempt}
-	info.Deadline, _ = c.Deadline()
-	if c.h.typed.batch {
-		info.ID, info.Caller = "", ""
-		return info
-	}
-	info.Header = bus.CopyTrace(d.meta.Effects(), rpc.Header(d.header))
-	return info
 }

@@ -44,7 +44,7 @@ func (h *handler) pump() {
 			h.mu.Unlock()
 			continue
 		}
-		h.conclude(unit{d})
+		h.conclude(unit{d}, 0)
 	}
 }
 

@@ -52,6 +52,8 @@ type Event[T any] struct {
 	Raw    []byte     `json:"-"`
 	// ContentType is that of Raw; empty is JSON.
 	ContentType string `json:"contentType,omitempty"`
+
+	subject string // of the message
 }
 
 // RawEvent is an event whose data were not decoded. Data holds them when they are
@@ -59,11 +61,12 @@ type Event[T any] struct {
 type RawEvent = Event[json.RawMessage]
 
 // newEvent makes an event of a message that was read, without its data.
-func newEvent[T any](m *bus.EventMeta, header nats.Header, raw []byte, stored bus.Stored) Event[T] {
+func newEvent[T any](m *bus.EventMeta, subject string, header nats.Header, raw []byte, stored bus.Stored) Event[T] {
 	return Event[T]{
 		ID: m.ID, Type: m.Type, Source: m.Source, Subject: m.Subject, Time: m.Time, ContentType: m.ContentType,
 		CorrelationID: m.CorrelationID(), CausationID: m.Causation, Hops: m.Hops,
 		Sequence: stored.Sequence, Stored: stored.Time, Header: rpc.Header(header), Raw: raw,
+		subject: subject,
 	}
 }
 
@@ -102,7 +105,7 @@ func codecOf(b *bus.Bus, contentType string) bus.Codec {
 // that can be read.
 func parse(subject string, header nats.Header, data []byte, stored bus.Stored) (RawEvent, error) {
 	m, raw, err := bus.ParseEvent(subject, header, data, stored)
-	e := newEvent[json.RawMessage](&m, header, raw, stored)
+	e := newEvent[json.RawMessage](&m, subject, header, raw, stored)
 	if json.Valid(raw) {
 		e.Data = raw
 	}

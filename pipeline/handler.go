@@ -231,10 +231,14 @@ func (h *handler) work(r *run) {
 	}
 }
 
-// conclude takes in what became of deliveries.
-func (h *handler) conclude(u unit) {
+// conclude takes in what became of deliveries, and how long their attempt took if
+// they had one.
+func (h *handler) conclude(u unit, took time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if took > 0 {
+		h.measure(took)
+	}
 	for _, d := range u {
 		d.running = false
 		if d.out.kind == outLater && (h.stopping || d.dropped || d.src.held[d.place] != d) {

@@ -74,7 +74,7 @@ func one[T any](fn func(context.Context, Event[T]) error) typed {
 }
 
 func decodeDelivery[T any](d *delivery) error {
-	e := newEvent[T](&d.meta, d.header, d.data, d.stored)
+	e := newEvent[T](&d.meta, d.subject, d.header, d.data, d.stored)
 	e.Again = d.again
 	d.event = &e
 	return decode(d.src.h.workers.bus, &e)

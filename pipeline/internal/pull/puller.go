@@ -119,13 +119,15 @@ func (p *Puller) Fill(room, capacity int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	n := room - p.asked
-	if p.maxBatch > 0 {
-		n = min(n, p.maxBatch)
+	if n < (capacity+3)/4 || n <= 0 || p.closed || !p.hub.bus.Connected() {
+		return
 	}
 	now := time.Now()
-	few := n < (capacity+3)/4 && room < capacity
-	if p.closed || n <= 0 || few || now.Before(p.wait) || !p.hub.bus.Connected() {
+	if now.Before(p.wait) {
 		return
+	}
+	if p.maxBatch > 0 {
+		n = min(n, p.maxBatch)
 	}
 	p.asked += n
 	p.heard = now

@@ -43,7 +43,8 @@ func Slot(id string) int {
 // ObjectSubject returns the subject of a call of a method of an object.
 func ObjectSubject(class, id, method string) string {
 	slot := Slot(id)
-	b := make([]byte, 0, len(ObjectPrefix)+len(class)+len(id)+len(method)+8)
+	var room [128]byte
+	b := room[:0]
 	b = append(b, ObjectPrefix...)
 	b = append(b, class...)
 	b = append(b, '.', hexDigits[slot>>4], hexDigits[slot&15], '.')

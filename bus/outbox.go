@@ -1,22 +1,24 @@
-package client
+package bus
 
 import (
+	"errors"
 	"runtime"
 	"sync"
 
 	"github.com/nats-io/nats.go"
 )
 
-// outbox hands messages to the connection for many goroutines at once. Whoever
+// Outbox hands messages to the connection for many goroutines at once. Whoever
 // finds nobody sending starts a sender, which first lets the others that are
 // ready to run add their messages: the connection then writes them in one
 // piece, where each on its own would cost a system call.
 //
-// A goroutine that sends alone is better off publishing by itself. What is in
-// the outbox is bounded by the calls under way, each of which puts one message.
-type outbox struct {
-	conn   *nats.Conn
-	failed func(msg *nats.Msg) // called for each message that could not be sent
+// A goroutine that sends alone is better off publishing by itself: see Crowd.
+// An outbox has no bound of its own; it is for messages of which each goroutine,
+// or each call under way, has one in it at a time.
+type Outbox struct {
+	bus    *Bus
+	failed func(msg *nats.Msg, err error)
 
 	mu      sync.Mutex
 	queue   []*nats.Msg
@@ -26,18 +28,27 @@ type outbox struct {
 	senders sync.WaitGroup
 }
 
-// crowd is how many calls under way make an outbox worth its while.
-const crowd = 8
+// Crowd is how many calls under way make an outbox worth its while.
+const Crowd = 8
 
-// put takes msg to be sent soon, after those that were put before it. When the
+// errOutboxClosed is why a message fails that is put after Close.
+var errOutboxClosed = errors.New("bus: the outbox is closed")
+
+// NewOutbox makes an outbox. Failed is called for each message that surely was
+// not sent, with the reason; it must not wait for anything.
+func NewOutbox(b *Bus, failed func(msg *nats.Msg, err error)) *Outbox {
+	return &Outbox{bus: b, failed: failed}
+}
+
+// Put takes msg to be sent soon, after those that were put before it. When the
 // outbox is closed msg has failed at once.
-func (o *outbox) put(msg *nats.Msg) {
+func (o *Outbox) Put(msg *nats.Msg) {
 	if !o.enqueue(msg) {
-		o.failed(msg)
+		o.failed(msg, errOutboxClosed)
 	}
 }
 
-func (o *outbox) enqueue(msg *nats.Msg) bool {
+func (o *Outbox) enqueue(msg *nats.Msg) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.closed {
@@ -51,15 +62,15 @@ func (o *outbox) enqueue(msg *nats.Msg) bool {
 	return true
 }
 
-// close takes no more and waits until everything that was put has been sent.
-func (o *outbox) close() {
+// Close takes no more and waits until everything that was put has been sent.
+func (o *Outbox) Close() {
 	o.mu.Lock()
 	o.closed = true
 	o.mu.Unlock()
 	o.senders.Wait()
 }
 
-func (o *outbox) send() {
+func (o *Outbox) send() {
 	for {
 		runtime.Gosched()
 		batch := o.take()
@@ -67,8 +78,8 @@ func (o *outbox) send() {
 			return
 		}
 		for i, msg := range batch {
-			if err := o.conn.PublishMsg(msg); err != nil {
-				o.failed(msg)
+			if err := o.bus.conn.PublishMsg(msg); err != nil {
+				o.failed(msg, err)
 			}
 			batch[i] = nil
 		}
@@ -77,7 +88,7 @@ func (o *outbox) send() {
 }
 
 // take returns what is to be sent. When that is nothing the sender ends.
-func (o *outbox) take() []*nats.Msg {
+func (o *Outbox) take() []*nats.Msg {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(o.queue) == 0 {
@@ -90,7 +101,7 @@ func (o *outbox) take() []*nats.Msg {
 }
 
 // giveBack keeps the memory of a batch for the next.
-func (o *outbox) giveBack(batch []*nats.Msg) {
+func (o *Outbox) giveBack(batch []*nats.Msg) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.spare = batch[:0]

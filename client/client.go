@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"rpc.do"
 	"rpc.do/bus"
 )
@@ -25,6 +27,12 @@ type Client struct {
 	closing      sync.Once
 }
 
+// outbox sends messages in order, soon: a bus.Outbox.
+type outbox interface {
+	Put(msg *nats.Msg)
+	Close()
+}
+
 // New makes a client on b. It uses the bus when the first call is made, and
 // ends with the bus or with Close.
 func New(b *bus.Bus, cfg Config) *Client {
@@ -32,7 +40,7 @@ func New(b *bus.Bus, cfg Config) *Client {
 	c.initBudgets(c.config.RetryBudget)
 	c.chain = rpc.Chain(c.call, c.config.Interceptors...)
 	c.pending.init(b, c.config.MaxPending)
-	c.outbox.conn, c.outbox.failed = b.Conn(), c.pending.notSent
+	c.outbox = bus.NewOutbox(b, c.pending.notSent)
 	c.stop = append(c.stop, b.OnDisconnect(c.pending.lost), b.OnDenied(c.pending.denied), b.OnClose(c.Close))
 	return c
 }
@@ -42,7 +50,7 @@ func New(b *bus.Bus, cfg Config) *Client {
 func (c *Client) Close() {
 	c.closing.Do(func() {
 		c.pending.close()
-		c.outbox.close()
+		c.outbox.Close()
 		for _, stop := range c.stop {
 			stop()
 		}

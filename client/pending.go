@@ -106,7 +106,7 @@ func (p *pending) ended() bool {
 func (p *pending) deliver(msg *nats.Msg) { p.hand(msg.Subject, msg) }
 
 // notSent tells the call that sent msg that it did not go out.
-func (p *pending) notSent(msg *nats.Msg) { p.hand(msg.Reply, unsentAnswer) }
+func (p *pending) notSent(msg *nats.Msg, _ error) { p.hand(msg.Reply, unsentAnswer) }
 
 // hand gives an answer to the call with that reply subject. When nobody waits
 // for it any more it is dropped.

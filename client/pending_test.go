@@ -48,7 +48,7 @@ func TestPendingProperty(t *testing.T) {
 				case 1, 2, 3:
 					p.deliver(p.reply(n))
 				case 4, 5, 6:
-					p.notSent(&nats.Msg{Reply: p.reply(n).Subject})
+					p.notSent(&nats.Msg{Reply: p.reply(n).Subject}, nil)
 				}
 			}
 		})
@@ -158,7 +158,7 @@ func TestPendingIgnoresOddReplies(t *testing.T) {
 		inbox + "-1.t1-1", inbox + "zzzzzzzzzzzzzzzzzzzz.t1-1", inbox + strconv.FormatUint(n+1, 36) + ".t1-1",
 	} {
 		p.deliver(&nats.Msg{Subject: subject})
-		p.notSent(&nats.Msg{Reply: subject})
+		p.notSent(&nats.Msg{Reply: subject}, nil)
 	}
 	if len(w.answers) != 0 {
 		t.Errorf("an odd subject was taken for an answer: %+v", <-w.answers)

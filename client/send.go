@@ -474,7 +474,7 @@ func (t *transmission) end() {
 		p.remove(a.number)
 		// Best effort: the handler's own deadline ends it otherwise. It must not
 		// overtake the request, which may lie in the outbox yet.
-		t.client.outbox.put(&nats.Msg{Subject: bus.CancelSubject(t.call.Service), Data: []byte(a.reply)})
+		t.client.outbox.Put(&nats.Msg{Subject: bus.CancelSubject(t.call.Service), Data: []byte(a.reply)})
 	}
 	p.leave(t.waiter)
 }
@@ -487,8 +487,8 @@ func (c *Client) publish(msg *nats.Msg) *rpc.Error {
 	if !c.bus.Connected() {
 		return rpc.Unavailable.Errorf("%s: not sent: the bus is not connected", msg.Subject).NotExecuted()
 	}
-	if msg.Reply != "" && c.pending.count.Load() >= crowd {
-		c.outbox.put(msg)
+	if msg.Reply != "" && c.pending.count.Load() >= bus.Crowd {
+		c.outbox.Put(msg)
 		return nil
 	}
 	switch err := c.bus.Conn().PublishMsg(msg); {

@@ -3,6 +3,7 @@ package durable
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"rpc.do"
@@ -13,9 +14,17 @@ import (
 // commit is what several turns of an object changed, on its way to the bus as
 // one. While one is on its way the next takes in turns.
 type commit struct {
+	object *object
 	sealed chan struct{} // closed when no turn is taken in any more; nil while nobody waits for that
-	done   chan struct{} // closed when err says what came of it
+	done   chan struct{} // closed when it has ended; nil while nobody waits for that
+	ended  atomic.Bool   // err says what came of it
 	err    error
+
+	// What follows is set when it is sent.
+	id      string
+	rev     uint64 // of the record that it replaces
+	storage bool   // the object has had keyed storage
+	head    *head  // nil unless it was sent by itself
 
 	state     []byte // as the last turn left it
 	copy      any
@@ -48,8 +57,16 @@ const (
 	readbackTimeout = 2 * time.Second
 )
 
-func newOpen() *commit {
-	return &commit{done: make(chan struct{})}
+// doneLocked returns what is closed when the commit has ended. The object is
+// locked.
+func (g *commit) doneLocked() <-chan struct{} {
+	if g.done == nil {
+		g.done = make(chan struct{})
+		if g.ended.Load() {
+			close(g.done)
+		}
+	}
+	return g.done
 }
 
 // full reports whether the commit takes no more turns.
@@ -110,7 +127,12 @@ func (o *object) await(g *commit) error {
 	if g == nil {
 		return o.moved()
 	}
-	<-g.done // it ends within the lease, or soon after
+	if !g.ended.Load() {
+		o.mu.Lock()
+		done := g.doneLocked()
+		o.mu.Unlock()
+		<-done // it ends within the lease, or soon after
+	}
 	return o.outcome(g)
 }
 
@@ -164,32 +186,45 @@ func (o *object) sealLocked() *commit {
 func (o *object) send(g *commit) {
 	c := o.class
 	if o.gone.Load() {
-		o.finish(g, record{}, 0, 0, c.moving(o.id))
+		o.finish(g, 0, 0, c.moving(o.id))
 		return
 	}
 	o.mu.Lock()
-	rec := record{
-		exists: !g.destroyed, state: g.state, commit: o.commitID(o.count + 1), epoch: o.epoch,
-		alarm: g.alarm, schema: c.cfg.Schema, storage: o.storage || len(g.writes) > 0, calls: g.calls,
-	}
-	rev := o.rev
+	g.id, g.rev, g.storage = o.commitID(o.count+1), o.rev, o.storage || len(g.writes) > 0
 	o.mu.Unlock()
-	msgs := o.messages(g, rec, rev)
-	if len(msgs) > 1 || g.destroyed || c.cfg.faults != nil || !c.holds() {
-		c.work.Go(func() { o.store(g, rec, msgs, nil) })
+	if !g.plain() || c.cfg.faults != nil || c.cfg.unfenced || !c.holds() {
+		msgs := o.messages(g)
+		c.work.Go(func() { o.store(g, msgs, nil) })
 		return
 	}
-	c.journal.Send(answerTimeout, msgs[0], func(first uint64, err error) {
-		if err != nil {
-			c.work.Go(func() { o.store(g, rec, msgs, err) })
-			return
-		}
-		o.finish(g, rec, first, first, nil)
-	})
+	rec := o.recordOf(g)
+	g.head = heads.Get().(*head)
+	c.journal.Send(answerTimeout, journal.Message{Key: o.key, Header: g.head.of(&rec, g.rev), Data: rec.state}, g)
+}
+
+// recordOf returns the record that a commit writes.
+func (o *object) recordOf(g *commit) record {
+	return record{
+		exists: !g.destroyed, state: g.state, commit: g.id, epoch: o.epoch,
+		alarm: g.alarm, schema: o.class.cfg.Schema, storage: g.storage, calls: g.calls,
+	}
+}
+
+// Written is called when there is an answer to a commit that was sent by
+// itself, or there is none. See journal.Writer.
+func (g *commit) Written(first uint64, err error) {
+	o := g.object
+	if err != nil { // the message may be under way still, so its headers are not used again
+		msgs := o.messages(g)
+		o.class.work.Go(func() { o.store(g, msgs, err) })
+		return
+	}
+	heads.Put(g.head)
+	o.finish(g, first, first, nil)
 }
 
 // finish makes known what came of a commit, and sends the next one.
-func (o *object) finish(g *commit, rec record, first, end uint64, err error) {
+func (o *object) finish(g *commit, first, end uint64, err error) {
 	g.err = err
 	if g.err != nil {
 		o.discard(!surelyNot(g.err))
@@ -198,19 +233,22 @@ func (o *object) finish(g *commit, rec record, first, end uint64, err error) {
 	}
 	o.mu.Lock()
 	if g.err == nil {
-		o.rev, o.end, o.storage = first, end, rec.storage
+		o.rev, o.end, o.storage = first, end, g.storage
 		o.count++
 		if g.alarmSet {
 			o.armed = first
 		}
-		o.view.Store(&snapshot{state: g.state, copy: g.copy, alarm: g.alarm, rev: first, end: end, storage: rec.storage})
+		o.view.Store(&snapshot{state: g.state, copy: g.copy, alarm: g.alarm, rev: first, end: end, storage: g.storage})
 	}
 	callers := g.callers
-	g.state, g.copy, g.events, g.writes, g.calls, g.callers = nil, nil, nil, nil, nil, nil
+	g.state, g.copy, g.events, g.writes, g.calls, g.callers, g.head = nil, nil, nil, nil, nil, nil, nil
 	o.inflight = nil
 	next := o.nextLocked()
+	g.ended.Store(true)
+	if g.done != nil {
+		close(g.done)
+	}
 	o.mu.Unlock()
-	close(g.done)
 	if next != nil {
 		o.send(next)
 	}
@@ -228,27 +266,27 @@ func surelyNot(err error) bool {
 
 // store writes a commit and finds out what came of it. Tried is what came of a
 // first try, if there was one.
-func (o *object) store(g *commit, rec record, msgs []journal.Message, tried error) {
+func (o *object) store(g *commit, msgs []journal.Message, tried error) {
 	c := o.class
 	if len(g.events) > 0 {
 		if err := c.sourceEvents(); err != nil {
-			o.finish(g, rec, 0, 0, err)
+			o.finish(g, 0, 0, err)
 			return
 		}
 	}
 	c.fault("commit")
-	first, err := o.write(rec.commit, msgs, tried)
+	first, err := o.write(g.id, msgs, tried)
 	if err != nil {
-		o.finish(g, rec, 0, 0, err)
+		o.finish(g, 0, 0, err)
 		return
 	}
 	c.fault("committed")
-	if g.destroyed && rec.storage {
-		if _, err := o.clear(c.life, rec, first); err != nil {
+	if g.destroyed && g.storage {
+		if _, err := o.clear(c.life, o.recordOf(g), first); err != nil {
 			c.log.Warn().Err(err).Str("object", o.id).Msg("the storage of a deleted object is not removed yet; its next call does it")
 		}
 	}
-	o.finish(g, rec, first, first+uint64(len(msgs))-1, nil)
+	o.finish(g, first, first+uint64(len(msgs))-1, nil)
 }
 
 // write sends a commit until it is known what came of it, or the lease has long

@@ -139,7 +139,7 @@ func TestCallsFitIntoTheHeader(t *testing.T) {
 	letters := []rune(`ab<>&"\` + "é€😀\u2027")
 	rnd := rand.New(rand.NewPCG(3, 4))
 	for range 500 {
-		g := newOpen()
+		g := new(commit)
 		for !g.full() {
 			var id strings.Builder
 			alphabet := letters[rnd.IntN(len(letters)):]

@@ -21,11 +21,16 @@ const (
 	entryTTL = 10 * time.Second
 )
 
+// plain reports whether a commit is one message that has nothing but the record.
+func (g *commit) plain() bool {
+	return !g.destroyed && !g.alarmSet && !g.deadSet && len(g.events) == 0 && len(g.writes) == 0
+}
+
 // messages writes a commit: the record first, whose expectation all depend on.
 // When there is nothing but the state it is one message.
-func (o *object) messages(g *commit, rec record, rev uint64) []journal.Message {
-	c := o.class
-	head := journal.Message{Key: o.key, Header: rec.header(rev), Data: rec.state}
+func (o *object) messages(g *commit) []journal.Message {
+	c, rec := o.class, o.recordOf(g)
+	head := journal.Message{Key: o.key, Header: rec.header(g.rev), Data: rec.state}
 	if c.cfg.unfenced {
 		delete(head.Header, journal.HeaderExpect)
 	}

@@ -39,8 +39,7 @@ type object struct {
 	alarm  alarmState // as live
 	failed *rpc.Error
 	known  knownCalls
-	watch  *time.Timer // ends the turn's time
-	life   string      // unique to this stay in memory
+	life   string // unique to this stay in memory
 
 	mu       sync.Mutex // guards what follows
 	rev      uint64     // of the record
@@ -53,6 +52,8 @@ type object struct {
 	letting  bool // the open commit waits for views
 	holds    viewHolds
 	running  turnWatch
+	watch    *time.Timer // ends the turn's time
+	watching bool        // it will fire
 }
 
 // turnWatch says which turn the timer is for.
@@ -117,7 +118,10 @@ func (o *object) commitID(count uint64) string {
 	if o.life == "" {
 		o.life = nuid.Next()
 	}
-	return strconv.FormatUint(count, 10) + "-" + o.life
+	var room [48]byte
+	b := strconv.AppendUint(room[:0], count, 10)
+	b = append(b, '-')
+	return string(append(b, o.life...))
 }
 
 // objectOf returns the object of a call.
@@ -157,19 +161,25 @@ func (o *object) discard(unsure bool) {
 
 // startWatch begins the time limit of a turn.
 func (o *object) startWatch(call server.ObjectCall) {
+	limit := o.class.cfg.TurnTimeout
 	o.mu.Lock()
-	o.running = turnWatch{call: call, on: true, until: time.Now().Add(o.class.cfg.TurnTimeout)}
-	o.mu.Unlock()
-	if o.watch == nil {
-		o.watch = time.AfterFunc(o.class.cfg.TurnTimeout, o.overrun)
-	} else {
-		o.watch.Reset(o.class.cfg.TurnTimeout)
+	defer o.mu.Unlock()
+	o.running = turnWatch{call: call, on: true, until: time.Now().Add(limit)}
+	switch {
+	case o.watch == nil:
+		o.watch = time.AfterFunc(min(limit, maxWatch), o.overrun)
+	case !o.watching:
+		o.watch.Reset(min(limit, maxWatch))
 	}
+	o.watching = true
 }
 
-// stopWatch ends it; it reports whether the turn took too long.
+// maxWatch bounds how long the timer keeps in memory what is not used any more.
+const maxWatch = 30 * time.Second
+
+// stopWatch ends it; it reports whether the turn took too long. The timer goes
+// on: most turns are far shorter than their limit, and it finds out by itself.
 func (o *object) stopWatch() (over bool) {
-	o.watch.Stop()
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	over = o.running.overs
@@ -180,11 +190,18 @@ func (o *object) stopWatch() (over bool) {
 	return over
 }
 
-// overrun is called when a turn's time is over. The turn can't be stopped; it
-// can't commit any more either.
+// overrun is called when the time of a turn is over. If it is still this turn
+// that runs, it can't be stopped; it can't commit any more either.
 func (o *object) overrun() {
 	o.mu.Lock()
-	if !o.running.on || time.Now().Before(o.running.until) { // it was set for an earlier turn
+	left := time.Until(o.running.until)
+	if o.running.on && left > 0 { // a later turn
+		o.watch.Reset(min(left, maxWatch))
+		o.mu.Unlock()
+		return
+	}
+	o.watching = false
+	if !o.running.on {
 		o.mu.Unlock()
 		return
 	}
@@ -232,15 +249,13 @@ func (c *knownCall) settle() bool {
 	if c.commit == nil {
 		return true
 	}
-	select {
-	case <-c.commit.done:
-		if c.commit.err == nil {
-			c.commit = nil
-		}
-		return true
-	default:
+	if !c.commit.ended.Load() {
 		return false
 	}
+	if c.commit.err == nil {
+		c.commit = nil
+	}
+	return true
 }
 
 const (

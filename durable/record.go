@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -70,12 +71,32 @@ func readRecord(m *journal.Stored) record {
 }
 
 // header writes the headers of a record that follows the one with revision rev.
-func (r *record) header(rev uint64) nats.Header {
-	h := make(nats.Header, usualHeaders)
-	values := make([]string, 0, usualHeaders)
+func (r *record) header(rev uint64) nats.Header { return new(head).of(r, rev) }
+
+// head has room for the headers of a record, to be used again when the message
+// has been sent.
+type head struct {
+	header nats.Header
+	values [usualHeaders][1]string
+}
+
+// usualHeaders is how many headers a record has at most beside the alarm's.
+const usualHeaders = 6
+
+var heads = sync.Pool{New: func() any { return new(head) }}
+
+// of writes the headers of a record that follows the one with revision rev. They
+// are valid until the next call.
+func (w *head) of(r *record, rev uint64) nats.Header {
+	if w.header == nil {
+		w.header = make(nats.Header, usualHeaders)
+	}
+	clear(w.header)
+	n := 0
 	set := func(name, value string) {
-		values = append(values, value)
-		h[name] = values[len(values)-1 : len(values) : len(values)]
+		w.values[n][0] = value
+		w.header[name] = w.values[n][:]
+		n++
 	}
 	set(journal.HeaderExpect, strconv.FormatUint(rev, 10))
 	set(headerCommit, r.commit)
@@ -83,18 +104,15 @@ func (r *record) header(rev uint64) nats.Header {
 	if len(r.calls) > 0 {
 		set(headerCalls, writeCalls(r.calls))
 	}
-	r.alarm.write(h)
+	r.alarm.write(w.header)
 	if r.schema != 0 {
 		set(headerSchema, strconv.Itoa(r.schema))
 	}
 	if r.storage {
 		set(headerKeys, "1")
 	}
-	return h
+	return w.header
 }
-
-// usualHeaders is how many headers most records have at most.
-const usualHeaders = 6
 
 // writeCalls writes what readRecord reads.
 func writeCalls(calls []callRecord) string {

@@ -73,10 +73,10 @@ func (c *class) turn(ctx context.Context, call server.ObjectCall, result any, de
 	if err != nil && g == nil {
 		g = o.pending()
 	}
-	call.EndTurn()
 	if later {
-		return server.ErrLater
+		return server.ErrLater // whoever ran this turn runs the next one
 	}
+	call.EndTurn()
 	if failed := o.await(g); failed != nil {
 		return failed // an error, too, may be due to what was not stored
 	}
@@ -107,7 +107,7 @@ func (o *object) waitForRoom(ctx context.Context) error {
 		switch {
 		case o.open != nil && o.open.full():
 			if last = o.open.last; last {
-				wait = o.open.done
+				wait = o.open.doneLocked()
 			} else {
 				if o.open.sealed == nil {
 					o.open.sealed = make(chan struct{})
@@ -115,7 +115,7 @@ func (o *object) waitForRoom(ctx context.Context) error {
 				wait = o.open.sealed
 			}
 		case o.inflight != nil && o.inflight.last:
-			wait, last = o.inflight.done, true
+			wait, last = o.inflight.doneLocked(), true
 		}
 		o.mu.Unlock()
 		if wait == nil {
@@ -214,11 +214,12 @@ func (o *object) settle(t *turn, call *server.ObjectCall, result any) (g *commit
 			o.rollback(t)
 		}
 	}()
+	maxPayload := o.class.bus.MaxPayload()
 	state, err := json.Marshal(o.live)
 	if err != nil {
 		return nil, false, rpc.Internal.Errorf("the state of %s/%.80s can't be written as JSON: %w", o.class.name, o.id, err)
 	}
-	if size, limit := int64(len(state)), o.class.bus.MaxPayload()-room; size > limit {
+	if size, limit := int64(len(state)), maxPayload-room; size > limit {
 		return nil, false, rpc.ResourceExhausted.Errorf("the state of %s/%.80s would have %d bytes, at most %d fit into a message (max_payload less %d); nothing was changed",
 			o.class.name, o.id, size, limit, room)
 	}
@@ -233,14 +234,14 @@ func (o *object) settle(t *turn, call *server.ObjectCall, result any) (g *commit
 		if err != nil {
 			return nil, false, rpc.Internal.Errorf("the result of %s/%.80s can't be written as JSON: %w", o.class.name, o.id, err)
 		}
-		if size, limit := int64(len(recorded)), o.class.bus.MaxPayload(); size > limit {
+		if size := int64(len(recorded)); size > maxPayload {
 			return nil, false, rpc.ResourceExhausted.Errorf("the result of %s/%.80s has %d bytes, at most %d fit into a message; nothing was changed",
-				o.class.name, o.id, size, limit)
+				o.class.name, o.id, size, maxPayload)
 		}
 	}
 	id := ""
 	if call != nil {
-		id, later = call.Request().ID, call.Later() // which runs code of the result's
+		id, later = call.Request().ID, call.Later(recorded) // which may run code of the result's
 	}
 	settled = true
 	var send *commit
@@ -253,7 +254,7 @@ func (o *object) settle(t *turn, call *server.ObjectCall, result any) (g *commit
 	defer o.mu.Unlock()
 	g = o.open
 	if g == nil {
-		g = newOpen()
+		g = &commit{object: o}
 		o.open = g
 	}
 	if later {

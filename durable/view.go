@@ -77,7 +77,10 @@ const (
 func (h *hold) begin(ctx context.Context, o *object, try int) error {
 	h.end()
 	o.mu.Lock()
-	g := o.inflight
+	var ended <-chan struct{}
+	if g := o.inflight; g != nil {
+		ended = g.doneLocked()
+	}
 	if try+1 >= freeTries {
 		h.object = o
 		if o.holds.n++; o.holds.n == 1 {
@@ -85,11 +88,11 @@ func (h *hold) begin(ctx context.Context, o *object, try int) error {
 		}
 	}
 	o.mu.Unlock()
-	if g == nil {
+	if ended == nil {
 		return nil
 	}
 	select {
-	case <-g.done:
+	case <-ended:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

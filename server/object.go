@@ -116,16 +116,20 @@ func (c ObjectCall) EndTurn() {
 func (c ObjectCall) Ended() bool { return c.job.left }
 
 // Later makes Finish end the call: the handler returns ErrLater at once, with
-// the result in its place, which is encoded now. It reports false when the call
-// can't be ended later: the handler has to wait.
-func (c ObjectCall) Later() bool {
+// the result in its place, which is encoded now. Encoded is the result as JSON
+// that a message has room for, or nil. It reports false when the call can't be
+// ended later: the handler has to wait.
+func (c ObjectCall) Later(encoded []byte) bool {
 	j := c.job
 	if len(j.svc.config.Interceptors) > 0 || j.local != nil {
 		return false
 	}
-	payload, err := j.encode()
-	if err != nil {
-		return false
+	payload := encoded
+	if payload == nil || j.codec != bus.Codec(bus.JSON{}) {
+		var err *rpc.Error
+		if payload, err = j.encode(); err != nil {
+			return false
+		}
 	}
 	j.payload, j.later = payload, true
 	j.svc.workers.Add(1)

@@ -190,7 +190,7 @@ func TestCallEndsLater(t *testing.T) {
 		h := &hall{svc: server.New(b, "hall", cfg), seats: map[string]*seat{}}
 		h.svc.ServeObjects(h)
 		server.HandleObject(h.svc, hallTurn, true, func(_ context.Context, call server.ObjectCall, s string, result *string) error {
-			if *result = s; s == "now" || !call.Later() {
+			if *result = s; s == "now" || !call.Later(nil) {
 				return nil
 			}
 			mu.Lock()

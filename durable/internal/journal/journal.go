@@ -52,6 +52,7 @@ type Journal struct {
 	prefix string // of the subjects, with the dot
 
 	acks    acks
+	outbox  *bus.Outbox
 	gathers gathers
 	batches chan struct{} // places for atomic batches in flight
 }
@@ -67,6 +68,7 @@ func Open(b *bus.Bus, bucket string) (*Journal, error) {
 		bus: b, stream: "KV_" + bucket, prefix: "$KV." + bucket + ".",
 		batches: make(chan struct{}, maxBatches),
 	}
+	j.outbox = bus.NewOutbox(b, j.notSent)
 	if err := j.acks.open(b); err != nil {
 		return nil, fmt.Errorf("journal of %s: %w", bucket, err)
 	}
@@ -79,6 +81,7 @@ func Open(b *bus.Bus, bucket string) (*Journal, error) {
 
 // Close ends the journal: writes and reads that wait for an answer get none.
 func (j *Journal) Close() {
+	j.outbox.Close()
 	j.acks.close()
 	j.gathers.close()
 }
@@ -140,84 +143,6 @@ func (j *Journal) Write(ctx context.Context, msgs ...Message) (uint64, error) {
 // WriteWithin is Write with a time in place of a context.
 func (j *Journal) WriteWithin(timeout time.Duration, msgs ...Message) (uint64, error) {
 	return j.write(nil, timeout, msgs)
-}
-
-// Send stores one message as WriteWithin does, and returns at once. Done is
-// called once with what came of it, from a goroutine that must not be held up.
-func (j *Journal) Send(timeout time.Duration, m Message, done func(uint64, error)) {
-	if !j.bus.Connected() {
-		done(0, &Rejected{Description: errNotSent.Error(), Passing: true})
-		return
-	}
-	number, reply, ok := j.acks.expect(timeout, done)
-	if !ok {
-		done(0, &Rejected{Description: "the journal has ended", Passing: true})
-		return
-	}
-	if err := j.bus.Conn().PublishMsg(&nats.Msg{Subject: j.prefix + m.Key, Reply: reply, Header: m.Header, Data: m.Data}); err != nil {
-		if p, ok := j.acks.take(number); ok {
-			p.done(0, &Rejected{Description: err.Error(), Passing: !errors.Is(err, nats.ErrMaxPayload)})
-		}
-	}
-}
-
-// promise is a write whose answer goes to a function.
-type promise struct {
-	done     func(uint64, error)
-	deadline time.Time
-}
-
-// expect makes a promise; it reports false when the journal has ended.
-func (a *acks) expect(timeout time.Duration, done func(uint64, error)) (number uint64, reply string, ok bool) {
-	p := promise{done, time.Now().Add(timeout)}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.ended {
-		return 0, "", false
-	}
-	a.next++
-	a.promises[a.next] = p
-	return a.next, a.inbox + strconv.FormatUint(a.next, 36), true
-}
-
-// take takes a promise out; whoever gets it keeps it.
-func (a *acks) take(n uint64) (promise, bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	p, ok := a.promises[n]
-	delete(a.promises, n)
-	return p, ok
-}
-
-// sweepEvery is by how much a promise may be late to end without an answer.
-const sweepEvery = 250 * time.Millisecond
-
-// sweep ends promises that get no answer in time, and all when the journal ends.
-func (a *acks) sweep() {
-	defer close(a.swept)
-	ticker := time.NewTicker(sweepEvery)
-	defer ticker.Stop()
-	for ended := false; !ended; {
-		now := time.Time{}
-		select {
-		case now = <-ticker.C:
-		case <-a.done:
-			ended = true
-		}
-		var late []promise
-		a.mu.Lock()
-		a.ended = ended
-		for n, p := range a.promises {
-			if ended || !now.Before(p.deadline) {
-				delete(a.promises, n)
-				late = append(late, p)
-			}
-		}
-		a.mu.Unlock()
-		for _, p := range late {
-			p.done(0, ErrNoAnswer)
-		}
-	}
 }
 
 // maxWait bounds a write whose context does not.
@@ -371,9 +296,7 @@ type acks struct {
 	waiting map[uint64]*write
 	free    []*write
 
-	promises map[uint64]promise
-	swept    chan struct{} // closed when sweep has ended
-	ended    bool          // no promise is made any more
+	promises promises
 }
 
 type write struct {
@@ -385,8 +308,9 @@ type write struct {
 
 func (a *acks) open(b *bus.Bus) error {
 	a.inbox = b.InboxPrefix() + ".journal-" + nuid.Next() + "."
-	a.waiting, a.promises = map[uint64]*write{}, map[uint64]promise{}
-	a.done, a.swept = make(chan struct{}), make(chan struct{})
+	a.waiting = map[uint64]*write{}
+	a.done = make(chan struct{})
+	a.promises.open()
 	var err error
 	if a.sub, err = b.Conn().Subscribe(a.inbox+"*", a.receive); err != nil {
 		return err
@@ -398,7 +322,7 @@ func (a *acks) open(b *bus.Bus) error {
 func (a *acks) close() {
 	_ = a.sub.Unsubscribe() // fails only when the connection is gone, and the subscription with it
 	close(a.done)
-	<-a.swept
+	<-a.promises.swept
 }
 
 func (a *acks) enter(timeout time.Duration) *write {
@@ -439,11 +363,8 @@ func (a *acks) receive(msg *nats.Msg) {
 		return
 	}
 	a.mu.Lock()
-	if p, ok := a.promises[n]; ok {
-		delete(a.promises, n)
-		a.mu.Unlock()
-		first, err := readAck(msg, 1)
-		p.done(first, err)
+	if p := a.promises.made[n]; p != nil {
+		a.answered(p, msg) // which unlocks it
 		return
 	}
 	defer a.mu.Unlock()

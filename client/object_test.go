@@ -4,6 +4,7 @@ import (
 	"context"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -162,6 +163,34 @@ func TestObjectAnswerThatIsLost(t *testing.T) {
 	p.answer(p.next(), "7")
 	got := await(t, call, "the call")
 	wantResult(t, got.result, got.err, 7)
+}
+
+// A call of an object that gets no answer is sent again as long as it has time,
+// after pauses that grow up to 2 seconds: neither MaxAttempts' default nor the
+// budget ends that.
+func TestObjectIsAskedUntilTheEnd(t *testing.T) {
+	t.Parallel()
+	p, c := owner(t, client.Config{RetryBudget: 1})
+	begun := time.Now()
+	var mu sync.Mutex
+	var sent []time.Duration
+	p.each(func(int, *nats.Msg) {
+		mu.Lock()
+		defer mu.Unlock()
+		sent = append(sent, time.Since(begun))
+	})
+	_, err := increment.Call(t.Context(), c, "alice", 5, rpc.WithTimeout(15*time.Second))
+	wantCode(t, err, rpc.DeadlineExceeded, "may have run")
+	mu.Lock()
+	defer mu.Unlock()
+	for i, want := range []float64{0, 1, 2.5, 4.5, 6.5, 8.5} {
+		if i >= len(sent) || sent[i].Seconds() < want-0.01 || sent[i].Seconds() > want+0.4 {
+			t.Fatalf("it was sent after %v, want %v s for the attempt %d", sent, want, i+1)
+		}
+	}
+	if n := len(sent); n > 20 || sent[n-1] < 13*time.Second {
+		t.Errorf("it was sent after %v", sent)
+	}
 }
 
 // What the owner says is final unless it asks to come back.

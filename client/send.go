@@ -28,8 +28,9 @@ const (
 	maxObjectBackoff   = 100 * time.Millisecond
 
 	// An owner that has died with a call is followed by another within seconds,
-	// however much time the call has. Doubled each time.
+	// however much time the call has. Half as much again each time, up to a bound.
 	firstObjectResend = time.Second
+	maxObjectResend   = 2 * time.Second
 )
 
 // send makes the call over the bus within timeout.
@@ -75,6 +76,9 @@ type transmission struct {
 	outstanding [maxOutstanding]sentAttempt // attempts without an answer
 	waiting     int
 	paid        bool // the next attempt has been taken from the budget
+	resends     int  // of an object call, because no answer came
+	resending   bool // the next attempt is one
+	resendPaid  bool // they have been taken from the budget
 	unsure      bool // an attempt that has ended may have run
 	last        *rpc.Error
 }
@@ -190,7 +194,7 @@ func (t *transmission) run(ctx context.Context) error {
 				return err
 			}
 			if retry := t.retryAt(); !retry.IsZero() || t.waiting == 0 {
-				next = retry
+				next, t.resending = retry, false
 			}
 		case <-t.waiter.timer.C:
 			now := time.Now()
@@ -198,7 +202,9 @@ func (t *transmission) run(ctx context.Context) error {
 				return t.timedOut()
 			}
 			if t.attempts > 0 && !t.ownerAway() && !t.pay() {
-				next = time.Time{}
+				if next = (time.Time{}); t.resendsFreely() {
+					next = now.Add(t.resendPause(t.deadline.Sub(now)))
+				}
 				continue
 			}
 			next = t.attempt(now)
@@ -250,11 +256,11 @@ func (t *transmission) attempt(now time.Time) time.Time {
 		t.first = number
 	}
 	t.attempts++
-	if !t.ownerAway() {
+	if !t.ownerAway() && !t.resendsFreely() {
 		t.counted++
 	}
 	t.tries = t.attempts // how long the connection was away is no reason to wait longer now
-	t.paid = false
+	t.paid, t.resending = false, false
 	t.outstanding[t.waiting] = sentAttempt{number, msg.Reply}
 	t.waiting++
 	if !t.repeatable() || t.counted >= t.client.config.MaxAttempts || t.waiting == maxOutstanding && t.call.Object == "" {
@@ -265,12 +271,26 @@ func (t *transmission) attempt(now time.Time) time.Time {
 	case after < 0:
 		return time.Time{}
 	case after == 0 && t.call.Object != "":
-		return now.Add(min(left/3, firstObjectResend<<min(max(t.counted-1, 0), 10)))
+		t.resending = true
+		t.resends++
+		return now.Add(t.resendPause(left))
 	case after == 0:
 		return now.Add(left / 3)
 	default:
 		return now.Add(after)
 	}
+}
+
+// resendPause is how long a call of an object that has so much time left waits
+// for an answer: 1 second, 1.5, then 2 each time; at most a third of that time,
+// as long as this does not get too short.
+func (t *transmission) resendPause(left time.Duration) time.Duration {
+	pause := firstObjectResend
+	for n := 1; n < t.resends && pause < maxObjectResend; n++ {
+		pause += pause / 2
+	}
+	least := min(t.deadline.Sub(t.start)/3, firstObjectResend) / 2
+	return min(pause, maxObjectResend, max(left/3, least))
 }
 
 // forgetOldest stops waiting for the answer to the attempt that has waited
@@ -415,9 +435,17 @@ func (t *transmission) retryAt() time.Time {
 	return time.Time{}
 }
 
+// resendsFreely reports whether the next attempt is one that MaxAttempts does
+// not bound: a pause that grows and the call's time do.
+func (t *transmission) resendsFreely() bool { return t.resending && t.client.config.resendFreely }
+
 // pay takes the next attempt from the budget, once; it reports false when the
 // budget is used up.
 func (t *transmission) pay() bool {
+	if t.resendsFreely() {
+		t.resendPaid = t.resendPaid || t.client.budget(t.call.Service).take()
+		return t.resendPaid
+	}
 	t.paid = t.paid || t.client.budget(t.call.Service).take()
 	return t.paid
 }

@@ -127,12 +127,14 @@ func (c *Client) transmit(ctx context.Context, call *rpc.Call) error {
 			if done {
 				return err
 			}
-			if timeout -= time.Since(now); timeout < time.Millisecond {
+			since := now
+			now = time.Now()
+			if timeout -= now.Sub(since); timeout < time.Millisecond {
 				return err
 			}
 		}
 	}
-	return c.send(ctx, call, chain, timeout)
+	return c.send(ctx, call, chain, now, timeout)
 }
 
 // timeout is the call's own time, or the client's default when neither the call

@@ -33,14 +33,14 @@ const (
 	maxObjectResend   = 2 * time.Second
 )
 
-// send makes the call over the bus within timeout.
-func (c *Client) send(ctx context.Context, call *rpc.Call, chain []string, timeout time.Duration) error {
+// send makes the call over the bus within timeout from now.
+func (c *Client) send(ctx context.Context, call *rpc.Call, chain []string, now time.Time, timeout time.Duration) error {
 	t := transmissions.Get().(*transmission)
 	defer func() {
 		*t = transmission{}
 		transmissions.Put(t)
 	}()
-	t.client, t.call, t.start = c, call, time.Now()
+	t.client, t.call, t.start = c, call, now
 	t.unsure = call.Age > 0
 	t.deadline = t.start.Add(timeout)
 	if err := t.encode(chain); err != nil {
@@ -170,8 +170,9 @@ func (t *transmission) sendOneWay(ctx context.Context) error {
 
 // run sends attempts and waits for the first answer that decides the call.
 func (t *transmission) run(ctx context.Context) error {
-	next := t.attempt(t.start)
-	for {
+	now := t.start
+	next := t.attempt(now)
+	for ; ; now = time.Now() {
 		if next.IsZero() && t.waiting == 0 {
 			return t.verdict()
 		}
@@ -179,7 +180,7 @@ func (t *transmission) run(ctx context.Context) error {
 		if !next.IsZero() && next.Before(wake) {
 			wake = next
 		}
-		t.waiter.timer.Reset(time.Until(wake))
+		t.waiter.timer.Reset(wake.Sub(now))
 		var closed <-chan struct{}
 		if t.waiting == 0 { // no answer will say it
 			closed = t.client.pending.done
@@ -197,7 +198,7 @@ func (t *transmission) run(ctx context.Context) error {
 				next, t.resending = retry, false
 			}
 		case <-t.waiter.timer.C:
-			now := time.Now()
+			now = time.Now()
 			if !now.Before(t.deadline) {
 				return t.timedOut()
 			}

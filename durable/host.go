@@ -406,17 +406,21 @@ func (c *class) evictIdle() {
 			return
 		case now := <-ticker.C:
 			for i := range c.slots {
-				c.slots[i].evict(now.Add(-c.cfg.Idle))
+				c.slots[i].evict(now, c.cfg.Idle)
 			}
 		}
 	}
 }
 
-func (s *slot) evict(before time.Time) {
+func (s *slot) evict(now time.Time, idle time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, o := range s.objects {
-		if o.users == 0 && o.used.Before(before) {
+		switch {
+		case o.users > 0:
+		case o.touched:
+			o.used, o.touched = now, false
+		case now.Sub(o.used) > idle:
 			o.gone.Store(true)
 			delete(s.objects, id)
 		}

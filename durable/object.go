@@ -25,8 +25,9 @@ type object struct {
 	epoch uint64 // of the slot, when the object was activated
 	queue *server.TurnQueue
 
-	users int       // guarded by slot.mu
-	used  time.Time // as well
+	users   int       // guarded by slot.mu
+	used    time.Time // as well: when it was found to have been touched
+	touched bool      // as well: called since
 
 	active atomic.Bool // it can be read and have turns
 	gone   atomic.Bool // its memory counts no more
@@ -98,7 +99,7 @@ func (o *object) leave() {
 	o.users--
 	s.users--
 	if o.users == 0 {
-		o.used = time.Now()
+		o.touched = true
 	}
 	if s.users == 0 && s.idle != nil {
 		close(s.idle)

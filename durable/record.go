@@ -74,42 +74,42 @@ func readRecord(m *journal.Stored) record {
 func (r *record) header(rev uint64) nats.Header { return new(head).of(r, rev) }
 
 // head has room for the headers of a record, to be used again when the message
-// has been sent.
+// has been sent. The values are in a place of their own, so that a record with
+// headers of the same names as the one before only changes these.
 type head struct {
 	header nats.Header
-	values [usualHeaders][1]string
+	names  headNames
+	values [6][1]string
 }
 
-// usualHeaders is how many headers a record has at most beside the alarm's.
-const usualHeaders = 6
+// headNames says which headers a head has beside those that are always there.
+type headNames struct{ calls, schema, storage, alarm bool }
 
 var heads = sync.Pool{New: func() any { return new(head) }}
 
 // of writes the headers of a record that follows the one with revision rev. They
 // are valid until the next call.
 func (w *head) of(r *record, rev uint64) nats.Header {
-	if w.header == nil {
-		w.header = make(nats.Header, usualHeaders)
+	names := headNames{len(r.calls) > 0, r.schema != 0, r.storage, r.alarm.set() || r.alarm.dead}
+	if w.header == nil || names != w.names || names.alarm {
+		w.header, w.names = make(nats.Header, len(w.values)), names
+		for i, name := range []string{journal.HeaderExpect, headerCommit, headerEpoch} {
+			w.header[name] = w.values[i][:]
+		}
+		if names.calls {
+			w.header[headerCalls] = w.values[3][:]
+		}
+		if names.schema {
+			w.header[headerSchema] = w.values[4][:]
+		}
+		if names.storage {
+			w.header[headerKeys] = w.values[5][:]
+		}
+		r.alarm.write(w.header)
 	}
-	clear(w.header)
-	n := 0
-	set := func(name, value string) {
-		w.values[n][0] = value
-		w.header[name] = w.values[n][:]
-		n++
-	}
-	set(journal.HeaderExpect, strconv.FormatUint(rev, 10))
-	set(headerCommit, r.commit)
-	set(headerEpoch, strconv.FormatUint(r.epoch, 10))
-	if len(r.calls) > 0 {
-		set(headerCalls, writeCalls(r.calls))
-	}
-	r.alarm.write(w.header)
-	if r.schema != 0 {
-		set(headerSchema, strconv.Itoa(r.schema))
-	}
-	if r.storage {
-		set(headerKeys, "1")
+	w.values = [...][1]string{{strconv.FormatUint(rev, 10)}, {r.commit}, {strconv.FormatUint(r.epoch, 10)}, {}, {strconv.Itoa(r.schema)}, {"1"}}
+	if names.calls {
+		w.values[3][0] = writeCalls(r.calls)
 	}
 	return w.header
 }

@@ -28,7 +28,7 @@ func (s *Service) take(msg *nats.Msg) *job {
 		s.refuse(&req, err)
 		return nil
 	}
-	ep, err := s.find(&req)
+	ep, err := s.find(&req, now)
 	if err != nil {
 		s.refuse(&req, err)
 		return nil
@@ -52,13 +52,13 @@ func (s *Service) take(msg *nats.Msg) *job {
 }
 
 // find returns the endpoint for a request, or why there is none.
-func (s *Service) find(req *bus.Request) (*endpoint, error) {
+func (s *Service) find(req *bus.Request, now time.Time) (*endpoint, error) {
 	ep, ok := s.endpoints[req.Method]
 	if !ok {
 		return nil, rpc.Unimplemented.Errorf("Method not found")
 	}
 	if s.objects != nil {
-		return ep, s.checkObject(req, time.Now())
+		return ep, s.checkObject(req, now)
 	}
 	if req.Object != "" {
 		return nil, rpc.Unimplemented.Errorf("%s.%s is a method of a service, not of an object", s.name, ep.name)

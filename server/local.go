@@ -13,7 +13,7 @@ import (
 // bus.LocalService.
 func (s *Service) ServeLocal(ctx context.Context, req *bus.Request, params bus.LocalParams) (any, error) {
 	now := req.Sent
-	ep, err := s.find(req)
+	ep, err := s.find(req, now)
 	if err != nil {
 		return nil, remote(err)
 	}

@@ -138,7 +138,7 @@ func (h *handler) attempt(r *run) {
 			h.workers.attempts.begin(h, d)
 		}
 	}
-	err, took, over := h.run(r, live)
+	took, over, err := h.run(r, live)
 	if over {
 		return // it was given up meanwhile
 	}
@@ -184,7 +184,7 @@ func (h *handler) surelyMine(u unit) bool {
 }
 
 // run runs the handler's function. Over says that the attempt was given up.
-func (h *handler) run(r *run, u unit) (err error, took time.Duration, over bool) {
+func (h *handler) run(r *run, u unit) (took time.Duration, over bool, err error) {
 	began := time.Now()
 	ctx := &handling{h: h, unit: u, deadline: began.Add(h.cfg.timeout)}
 	defer ctx.end()
@@ -196,7 +196,7 @@ func (h *handler) run(r *run, u unit) (err error, took time.Duration, over bool)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	over, r.over, r.live = r.over, false, nil
-	return err, took, over
+	return took, over, err
 }
 
 func (h *handler) call(ctx context.Context, u unit) (err error) {

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"sync"
@@ -146,6 +147,7 @@ func (h *handler) flush() {
 	if len(h.batch) > 0 {
 		u := unit(h.batch)
 		h.batch = nil
+		slices.SortFunc(u, func(a, b *delivery) int { return cmp.Compare(a.stored.Sequence, b.stored.Sequence) }) // some may come again
 		h.push(u)
 	}
 }

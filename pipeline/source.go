@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -182,23 +183,13 @@ func (s *source) trySettle() bool {
 	s.settled, s.settling = true, false
 	waiting := s.waiting
 	s.waiting = nil
-	slices.SortFunc(waiting, func(a, b *delivery) int { return compare(a.place, b.place) })
+	slices.SortFunc(waiting, func(a, b *delivery) int { return cmp.Compare(a.place, b.place) })
 	for _, d := range waiting {
 		if s.held[d.place] == d {
 			h.enqueue(d)
 		}
 	}
 	return true
-}
-
-func compare(a, b uint64) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // recent remembers the last places that are done: at least half of maxRecent.

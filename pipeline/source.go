@@ -167,7 +167,7 @@ func (s *source) trySettle() bool {
 	ctx, cancel := context.WithTimeout(h.workers.life, requestTimeout)
 	defer cancel()
 	consumer, err := h.workers.pipeline.js.Consumer(ctx, s.stream, h.durable) // asks for its state
-	if err != nil {
+	if err != nil || !s.puller.Holds(time.Now()) {
 		return false
 	}
 	info := consumer.CachedInfo()

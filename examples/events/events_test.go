@@ -83,7 +83,7 @@ func (s *system) dead(n int) []pipeline.DeadLetter {
 // until waits for a condition that nothing announces.
 func (s *system) until(what string, met func() bool) {
 	s.Helper()
-	limit := time.After(20 * time.Second)
+	limit := time.After(time.Minute)
 	for !met() {
 		select {
 		case <-limit:
@@ -131,6 +131,17 @@ func TestWelcome(t *testing.T) {
 		t.Errorf("without a mail: %v", was)
 	}
 
+	// The mail tells what led to it, and the registration what followed.
+	for _, id := range []string{"User.registered/busy@example.com", "Email.sent/User.registered/busy@example.com"} {
+		trace, err := s.p.Trace(t.Context(), id, pipeline.TraceOptions{})
+		if err != nil {
+			t.Fatalf("trace %s: %v", id, err)
+		}
+		if got, want := tree(trace.Root), "User.registered/busy@example.com[Email.sent/User.registered/busy@example.com]"; got != want {
+			t.Errorf("trace of %s: %s, want %s", id, got, want)
+		}
+	}
+
 	// Each was tried as often as it took, and none got two mails.
 	var got []string
 	for _, m := range s.sender.Sent() {
@@ -141,6 +152,15 @@ func TestWelcome(t *testing.T) {
 		t.Errorf("mails %q, want %q", got, want)
 	}
 	s.dead(0)
+}
+
+// tree writes an event and, in brackets, those that it led to.
+func tree(n *pipeline.Node) string {
+	text := n.ID
+	for _, child := range n.Children {
+		text += "[" + tree(child) + "]"
+	}
+	return text
 }
 
 // An address that nobody has makes its event a dead letter; with another address

@@ -57,10 +57,11 @@ const (
 	expires   = 60 * time.Second
 	heartbeat = 15 * time.Second
 
-	// keepEvery is how often a pull is sent that only keeps the pin, and
-	// keepExpires how long it waits for its answer.
-	keepEvery   = 1500 * time.Millisecond
-	keepExpires = 500 * time.Millisecond
+	// keepEvery and keepExpires are the parts of the time that a pin stays by
+	// itself after which a pull is sent that only keeps it, and after which that is
+	// answered.
+	keepEvery   = 4
+	keepExpires = 12
 
 	// maxBytes bounds what one pull may bring, whatever the number of messages.
 	maxBytes = 16 << 20
@@ -157,7 +158,7 @@ func (p *Puller) keep(now time.Time) {
 		clear(p.keeps)
 	}
 	p.keptLast = now
-	if p.send(request{Expires: keepExpires, Batch: 1, MaxBytes: 1, Group: p.cfg.Group, ID: p.pin}) {
+	if p.send(request{Expires: p.cfg.PinFor / keepExpires, Batch: 1, MaxBytes: 1, Group: p.cfg.Group, ID: p.pin}) {
 		p.keeps[p.last] = now
 	}
 }
@@ -311,7 +312,7 @@ func (p *Puller) tick(now time.Time) {
 	switch {
 	case lost:
 		p.pin, p.keeps = "", nil
-	case p.pin != "" && now.Sub(p.keptLast) >= keepEvery && p.hub.bus.Connected():
+	case p.pin != "" && now.Sub(p.keptLast) >= p.cfg.PinFor/keepEvery && p.hub.bus.Connected():
 		p.keep(now)
 	}
 	again := p.asked == 0 && !now.Before(p.wait)

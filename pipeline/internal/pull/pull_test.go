@@ -178,6 +178,13 @@ func TestGone(t *testing.T) {
 	close(ready)
 	p.Fill(4, 4)
 	js := f.bus.JetStream()
+	f.until("the server has the pull", func() bool {
+		consumer, err := js.Consumer(t.Context(), "NUMBERS", "all")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return consumer.CachedInfo().NumWaiting == 1
+	})
 	if err := js.DeleteConsumer(t.Context(), "NUMBERS", "all"); err != nil {
 		t.Fatal(err)
 	}

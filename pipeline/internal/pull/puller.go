@@ -55,7 +55,7 @@ const (
 	// expires is how long the server keeps a pull, and heartbeat how often it
 	// says that it does.
 	expires   = 60 * time.Second
-	heartbeat = 15 * time.Second
+	heartbeat = 5 * time.Second
 
 	// keepEvery and keepExpires are the parts of the time that a pin stays by
 	// itself after which a pull is sent that only keeps it, and after which that is

@@ -133,7 +133,12 @@ func (h *handler) attempt(r *run) {
 		h.conclude(live, 0)
 		return
 	}
+	live = h.buryAgain(live)
+	if len(live) == 0 {
+		return
+	}
 	for _, d := range live {
+		d.begun = true
 		if d.attempt > 1 || h.cfg.attempts == 1 {
 			h.workers.attempts.begin(h, d)
 		}
@@ -163,13 +168,30 @@ func (h *handler) prepareAll(u unit) unit {
 	return slices.DeleteFunc(u, func(d *delivery) bool { return d.out.kind != outPending })
 }
 
+// buryAgain takes out of a unit what is to be a dead letter and could not be kept
+// as one before.
+func (h *handler) buryAgain(u unit) unit {
+	for _, d := range u {
+		if d.dead != nil {
+			h.bury(d, d.dead.reason, d.dead.cause)
+			h.conclude(unit{d}, 0)
+		}
+	}
+	return slices.DeleteFunc(u, func(d *delivery) bool { return d.dead != nil })
+}
+
 // surelyMine waits until this instance is sure that it has all events of the
 // handler; it reports false when it does not have them any more.
 func (h *handler) surelyMine(u unit) bool {
 	src := u[0].src
-	for !src.puller.Holds(time.Now()) {
-		if src.puller.Pin() == "" || h.workers.base.Err() != nil {
+	for {
+		mine, known := h.mineNow(src)
+		switch {
+		case mine:
+			return true
+		case known || h.workers.base.Err() != nil:
 			for _, d := range u {
+				h.workers.attempts.untried(h, d)
 				d.giveBack(0)
 				d.out.kind = outBack
 			}
@@ -180,7 +202,26 @@ func (h *handler) surelyMine(u unit) bool {
 		case <-h.workers.base.Done():
 		}
 	}
-	return true
+}
+
+// mineNow reports whether this instance has all events of the handler, if that is
+// known.
+func (h *handler) mineNow(src *source) (mine, known bool) {
+	if !src.puller.Holds(time.Now()) {
+		return false, src.puller.Pin() == ""
+	}
+	if src.stream == bus.EventsStream {
+		return true, true
+	}
+	ctx, cancel := context.WithTimeout(h.workers.life, requestTimeout)
+	defer cancel()
+	alone, err := src.alone(ctx)
+	if err == nil && !alone {
+		h.mu.Lock()
+		src.yield()
+		h.mu.Unlock()
+	}
+	return alone && err == nil, err == nil
 }
 
 // run runs the handler's function. Over says that the attempt was given up.

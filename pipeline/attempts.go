@@ -3,8 +3,8 @@ package pipeline
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -34,7 +34,10 @@ type attempt struct {
 // The first attempt is not noted before it begins, since that would cost each
 // event a write: the first delivery of one that comes again counts as tried,
 // unless it was the only attempt that it has.
-type attemptLog struct{ workers *workers }
+type attemptLog struct {
+	workers *workers
+	made    atomic.Bool // the bucket is there
+}
 
 const (
 	attemptsVersion = 1
@@ -79,6 +82,18 @@ func (l *attemptLog) undo(h *handler, d *delivery) {
 	l.write(h, d)
 }
 
+// untried notes, without waiting for it, that an event that is given back has only
+// waited here.
+func (l *attemptLog) untried(h *handler, d *delivery) {
+	if d.deliveries > 1 || d.attempt > 1 || d.begun {
+		return // what is known is right
+	}
+	data, err := json.Marshal(attempt{})
+	if err == nil && l.made.Load() {
+		_ = l.workers.bus.Conn().PublishMsg(&nats.Msg{Subject: l.subject(h, d), Header: nats.Header{"Nats-TTL": {attemptTTL}}, Data: data})
+	}
+}
+
 // forget lets go of what is known, once the event is done.
 func (l *attemptLog) forget(h *handler, d *delivery) {
 	_ = l.workers.bus.Conn().PublishMsg(&nats.Msg{Subject: l.subject(h, d), Header: nats.Header{
@@ -114,14 +129,23 @@ func (l *attemptLog) write(h *handler, d *delivery) {
 func (l *attemptLog) publish(msg *nats.Msg) error {
 	ctx, cancel := context.WithTimeout(l.workers.life, requestTimeout)
 	defer cancel()
+	if err := l.make(ctx); err != nil { // when it is needed first
+		return err
+	}
 	_, err := l.workers.pipeline.js.PublishMsg(ctx, msg, jetstream.WithRetryAttempts(0))
-	if !errors.Is(err, jetstream.ErrNoStreamResponse) && !errors.Is(err, nats.ErrNoResponders) {
-		return err
+	if err != nil {
+		l.made.Store(false)
 	}
-	if _, err := l.stream(ctx); err != nil { // it is made when it is needed first
-		return err
+	return err
+}
+
+// make makes the bucket.
+func (l *attemptLog) make(ctx context.Context) error {
+	if l.made.Load() {
+		return nil
 	}
-	_, err = l.workers.pipeline.js.PublishMsg(ctx, msg)
+	_, err := l.stream(ctx)
+	l.made.Store(err == nil)
 	return err
 }
 

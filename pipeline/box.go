@@ -53,10 +53,9 @@ func (h *handler) pump() {
 func (h *handler) sort(d *delivery) {
 	switch {
 	case d.dropped || h.stopping:
-		if d.src.held[d.place] == d {
-			delete(d.src.held, d.place)
-			d.giveBack(0)
-		}
+		d.src.remove(d)
+		h.workers.attempts.untried(h, d)
+		d.giveBack(0)
 	case h.cfg.debounce > 0:
 		h.join(d)
 	default:
@@ -106,7 +105,7 @@ func (h *handler) join(d *delivery) {
 	}
 	if old := b.last; !old.dropped {
 		old.answer(ackDone)
-		delete(old.src.held, old.place)
+		old.src.remove(old)
 		old.src.done.add(old.place)
 	}
 	b.last = d

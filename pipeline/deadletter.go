@@ -60,6 +60,12 @@ const (
 	reasonKey      Reason = "key"      // the function that says its key panicked
 )
 
+// verdict says that an event is to be a dead letter.
+type verdict struct {
+	reason Reason
+	cause  error
+}
+
 // bury keeps an event as a dead letter. When that can't be, the event stays.
 func (h *handler) bury(d *delivery, reason Reason, cause error) {
 	err := h.workers.storeDead(h.deadLetter(d, reason, cause))
@@ -72,11 +78,14 @@ func (h *handler) bury(d *delivery, reason Reason, cause error) {
 	log := h.log.Error().AnErr("cause", cause).Str("event", d.meta.ID).Str("type", d.meta.Type).Str("reason", string(reason)).Int("attempts", d.attempt)
 	if err != nil {
 		log.Err(err).Msg("event can't be kept as a dead letter; it stays where it is")
-		if h.workers.base.Err() == nil {
+		if d.attempt > 0 {
 			h.workers.attempts.fail(h, d, cause)
 		}
-		d.giveBack(undecided)
-		d.out.kind = outBack
+		if d.out.kind = outBack; h.cfg.exclusive {
+			d.dead, d.out = &verdict{reason, cause}, outcome{outLater, undecided}
+		} else {
+			d.giveBack(undecided)
+		}
 		return
 	}
 	log.Msg("event is a dead letter")

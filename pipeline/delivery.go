@@ -36,6 +36,8 @@ type delivery struct {
 	attempt int
 	last    attempt // what is known of the earlier ones
 	ready   bool    // prepared
+	begun   bool    // an attempt has been made here
+	dead    *verdict
 	key     string
 	out     outcome
 

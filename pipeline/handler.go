@@ -29,17 +29,18 @@ type handler struct {
 	main      *source
 	lane      *source // nil while there is nothing in it
 
-	inbound []*delivery // to be prepared, in order
-	pumping bool        // somebody prepares
-	boxes   map[string]*box
-	bursts  map[string]*burst
-	batch   []*delivery // grows until it is full, or old
-	batchAt *time.Timer
-	ready   []unit // to be run
-	running map[*run]struct{}
-	begun   []time.Time   // when the last attempts began, for the throttle
-	wakeAt  *time.Timer   // when the throttle lets the next one begin
-	pace    time.Duration // of one attempt, a moving mean; 0 before the first
+	inbound  []*delivery // to be prepared, in order
+	pumping  bool        // somebody prepares
+	boxes    map[string]*box
+	bursts   map[string]*burst
+	batch    []*delivery // grows until it is full, or old
+	batchAt  *time.Timer
+	ready    []unit // to be run
+	running  map[*run]struct{}
+	leftLane time.Time     // when it was looked whether another instance is to have it
+	begun    []time.Time   // when the last attempts began, for the throttle
+	wakeAt   *time.Timer   // when the throttle lets the next one begin
+	pace     time.Duration // of one attempt, a moving mean; 0 before the first
 }
 
 // unit is what one attempt runs.
@@ -91,7 +92,7 @@ func (h *handler) fillLocked() {
 		return
 	}
 	h.main.fill()
-	if h.lane != nil && (!h.cfg.exclusive || h.main.puller.Pin() != "") {
+	if h.lane != nil && !time.Now().Before(h.lane.avoid) {
 		h.lane.fill()
 	}
 }
@@ -99,7 +100,9 @@ func (h *handler) fillLocked() {
 // fill asks for what there is room for. The handler is locked.
 func (s *source) fill() {
 	s.capacity = s.h.capacity()
-	s.puller.Fill(s.capacity-len(s.held), s.capacity)
+	if s.bytes < maxHeldBytes {
+		s.puller.Fill(s.capacity-len(s.held), s.capacity)
+	}
 }
 
 // enqueue takes in a delivery. The handler is locked.
@@ -251,11 +254,8 @@ func (h *handler) conclude(u unit, took time.Duration) {
 			time.AfterFunc(d.out.after, func() { h.resume(d) })
 			continue
 		}
-		if d.src.held[d.place] == d {
-			delete(d.src.held, d.place)
-			if d.out.kind == outDone {
-				d.src.done.add(d.place)
-			}
+		if d.src.remove(d); d.out.kind == outDone {
+			d.src.done.add(d.place)
 		}
 		if h.cfg.key != nil && d.ready {
 			h.advance(d)

@@ -181,6 +181,35 @@ func (h *handler) tick(now time.Time) {
 		}
 	}
 	h.giveUp(now)
+	h.leaveLane(now)
+}
+
+// leaveEvery is how often an instance that is at work with what is in the lane, and
+// does not have the events, looks whether another has them.
+const leaveEvery = time.Second
+
+// leaveLane gives back what waits from the lane when another instance has the
+// events.
+func (h *handler) leaveLane(now time.Time) {
+	h.mu.Lock()
+	lane := h.lane
+	look := h.cfg.exclusive && lane != nil && len(lane.held) > 0 && now.Sub(h.leftLane) >= leaveEvery && !h.main.puller.Holds(now)
+	if look {
+		h.leftLane = now
+	}
+	h.mu.Unlock()
+	if !look {
+		return
+	}
+	h.workers.tasks.Go(func() {
+		ctx, cancel := context.WithTimeout(h.workers.life, requestTimeout)
+		defer cancel()
+		if alone, err := lane.alone(ctx); err == nil && !alone {
+			h.mu.Lock()
+			lane.yield()
+			h.mu.Unlock()
+		}
+	})
 }
 
 // lookAtLanes has the lanes looked at soon.
@@ -195,12 +224,13 @@ func (w *workers) lookAtLanes() {
 // at once, and waits for the attempts; those that are left when ctx ends are
 // cancelled.
 func (w *workers) Stop(ctx context.Context) error {
+	w.makeAttempts(ctx)
 	for _, h := range w.handlers {
 		h.stop()
 	}
 	_ = w.lanes.Unsubscribe() // fails only when the connection is gone, and the subscription with it
 	w.hub.Close()
-	w.unpin(ctx)
+	w.unpinAll()
 	ended := make(chan struct{})
 	go func() {
 		w.runs.Wait()
@@ -211,6 +241,22 @@ func (w *workers) Stop(ctx context.Context) error {
 	w.tasks.Wait()
 	w.cancel()
 	return err
+}
+
+// makeAttempts makes the bucket of attempts when there is something that is to be
+// given back, which is noted there.
+func (w *workers) makeAttempts(ctx context.Context) {
+	for _, h := range w.handlers {
+		h.mu.Lock()
+		held := len(h.main.held)
+		h.mu.Unlock()
+		if held > 0 && w.bus.Connected() {
+			ctx, cancel := context.WithTimeout(ctx, time.Second)
+			defer cancel()
+			_ = w.attempts.make(ctx) // else an event may lose an attempt
+			return
+		}
+	}
 }
 
 func (w *workers) await(ctx context.Context, ended <-chan struct{}) error {
@@ -256,23 +302,30 @@ func (h *handler) stop() {
 	h.ready, h.batch, h.inbound = nil, nil, nil
 }
 
-// unpin lets other instances have the events of handlers at once of which this
+// unpinAll lets other instances have the events of handlers at once of which this
 // one had all.
-func (w *workers) unpin(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
+func (w *workers) unpinAll() {
 	for _, h := range w.handlers {
 		h.mu.Lock()
 		sources := []*source{h.main, h.lane}
 		h.mu.Unlock()
 		for _, s := range sources {
-			if s == nil || s.puller.Pin() == "" || !w.bus.Connected() {
-				continue
-			}
-			stream, err := w.pipeline.js.Stream(ctx, s.stream)
-			if err == nil {
-				_ = stream.UnpinConsumer(ctx, h.durable, pinGroup) // else the pin ends by itself
+			if s != nil {
+				w.unpin(s)
 			}
 		}
 	}
+}
+
+// unpin gives up the pin of a source, if it has it.
+func (w *workers) unpin(s *source) {
+	if s.puller.Pin() == "" || !w.bus.Connected() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(w.life, time.Second)
+	defer cancel()
+	if stream, err := w.pipeline.js.Stream(ctx, s.stream); err == nil {
+		_ = stream.UnpinConsumer(ctx, s.h.durable, pinGroup) // else the pin ends by itself
+	}
+	s.puller.Forgo()
 }

@@ -215,6 +215,15 @@ func (p *Puller) Holds(now time.Time) bool {
 	return p.pin != "" && now.Sub(p.kept) < p.cfg.PinFor-p.cfg.PinFor/4
 }
 
+// Forgo makes the puller one without the pin, which somebody has taken from the
+// consumer.
+func (p *Puller) Forgo() {
+	p.mu.Lock()
+	p.pin, p.keeps = "", nil
+	p.mu.Unlock()
+	p.announce(false)
+}
+
 // Pin returns the id of the pin, empty for none.
 func (p *Puller) Pin() string {
 	p.mu.Lock()

@@ -25,14 +25,14 @@ func (h *handler) prepare(d *delivery) bool {
 		h.passOn(d)
 		return false
 	case err != nil:
-		h.bury(d, reasonDecode, rpc.InvalidArgument.Errorf("%w", err))
+		h.bury(d, ReasonDecode, rpc.InvalidArgument.Errorf("%w", err))
 		return false
 	case d.meta.Hops > maxHops:
-		h.bury(d, reasonLoop, rpc.FailedPrecondition.Errorf("loop: %d events have led to this one, at most %d may", d.meta.Hops, maxHops))
+		h.bury(d, ReasonLoop, rpc.FailedPrecondition.Errorf("loop: %d events have led to this one, at most %d may", d.meta.Hops, maxHops))
 		return false
 	}
 	if err := h.decode(d); err != nil {
-		h.bury(d, reasonDecode, rpc.InvalidArgument.Errorf("%w", err))
+		h.bury(d, ReasonDecode, rpc.InvalidArgument.Errorf("%w", err))
 		return false
 	}
 	h.countAttempts(d)
@@ -95,7 +95,7 @@ func (h *handler) setKey(d *delivery) bool {
 	}()
 	if err != nil {
 		// Nobody can tell what it has to wait for, or what waits for it.
-		h.bury(d, reasonKey, err)
+		h.bury(d, ReasonKey, err)
 		return false
 	}
 	d.key = key
@@ -289,11 +289,11 @@ func (h *handler) settle(d *delivery, err error) {
 func (h *handler) failed(d *delivery, err error) {
 	switch {
 	case rpc.IsTerminal(err):
-		h.bury(d, reasonTerminal, err)
+		h.bury(d, ReasonTerminal, err)
 	case final(rpc.CodeOf(err)):
-		h.bury(d, reasonCode, err)
+		h.bury(d, ReasonCode, err)
 	case d.attempt >= h.cfg.attempts:
-		h.bury(d, reasonAttempts, err)
+		h.bury(d, ReasonAttempts, err)
 	default:
 		wait := h.pause(d.attempt, err)
 		h.log.Warn().Err(err).Str("event", d.meta.ID).Str("type", d.meta.Type).Int("attempt", d.attempt).Dur("again_in", wait).Msg("event not handled")

@@ -185,14 +185,14 @@ func (h *handler) buryDead(d *delivery) {
 		if d.last.Error != "" {
 			text += "; the attempt before failed with: " + d.last.Error
 		}
-		h.bury(d, reasonDied, rpc.Unavailable.Errorf("%s", text))
+		h.bury(d, ReasonDied, rpc.Unavailable.Errorf("%s", text))
 		return
 	}
 	code, err := rpc.ParseCode(d.last.Code)
 	if err != nil {
 		code = rpc.Unknown
 	}
-	h.bury(d, reasonAttempts, code.Errorf("%s", d.last.Error))
+	h.bury(d, ReasonAttempts, code.Errorf("%s", d.last.Error))
 }
 
 // undecided is how long an event waits that could not be kept as a dead letter.

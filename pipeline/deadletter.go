@@ -51,13 +51,13 @@ type Reason string
 
 // The reasons.
 const (
-	reasonAttempts Reason = "attempts" // it failed as often as it may
-	reasonTerminal Reason = "terminal" // the handler's error was terminal
-	reasonCode     Reason = "code"     // the error's code says that trying again changes nothing
-	reasonDecode   Reason = "decode"   // it can't be read
-	reasonLoop     Reason = "loop"     // too many events have led to it
-	reasonDied     Reason = "died"     // the instance died during the last attempt
-	reasonKey      Reason = "key"      // the function that says its key panicked
+	ReasonAttempts Reason = "attempts" // it failed as often as it may
+	ReasonTerminal Reason = "terminal" // the handler's error was terminal
+	ReasonCode     Reason = "code"     // the error's code says that trying again changes nothing
+	ReasonDecode   Reason = "decode"   // it can't be read
+	ReasonLoop     Reason = "loop"     // too many events have led to it
+	ReasonDied     Reason = "died"     // the instance died during the last attempt
+	ReasonKey      Reason = "key"      // the function that says its key panicked
 )
 
 // verdict says that an event is to be a dead letter.

@@ -37,6 +37,10 @@ type handler struct {
 	batchAt  *time.Timer
 	ready    []unit // to be run
 	running  map[*run]struct{}
+	active   int           // goroutines that have a unit
+	parked   int           // goroutines that wait for one
+	offer    chan unit     // to those that are parked; nil ends one
+	rested   time.Time     // when the last has parked
 	leftLane time.Time     // when it was looked whether another instance is to have it
 	begun    []time.Time   // when the last attempts began, for the throttle
 	wakeAt   *time.Timer   // when the throttle lets the next one begin
@@ -161,12 +165,18 @@ func (h *handler) push(u unit) {
 	h.begin()
 }
 
-// begin starts goroutines for what is ready and may run. The handler is locked.
+// begin has what is ready, and may run, run. The handler is locked.
 func (h *handler) begin() {
-	for len(h.running) < h.cfg.concurrency {
+	for h.active < h.cfg.concurrency {
 		u := h.next()
 		if u == nil {
 			return
+		}
+		h.active++
+		if h.parked > 0 {
+			h.parked--
+			h.offer <- u // has room for all that are parked
+			continue
 		}
 		r := &run{unit: u}
 		h.running[r] = struct{}{}
@@ -222,17 +232,40 @@ func (h *handler) wake() {
 	h.begin()
 }
 
-// work runs one unit after the other until none is ready.
+// work runs one unit after the other. While there is none the goroutine is parked,
+// since a new one would have to grow its stack again; unpark ends those that are
+// not needed.
 func (h *handler) work(r *run) {
-	for {
+	for r.unit != nil {
 		h.attempt(r)
 		h.mu.Lock()
-		if r.unit = h.next(); r.unit == nil {
-			delete(h.running, r)
+		r.unit = h.next()
+		if r.unit != nil {
 			h.mu.Unlock()
-			return
+			continue
 		}
+		h.active--
+		if h.stopping {
+			h.mu.Unlock()
+			break
+		}
+		h.parked++
+		h.rested = time.Now()
 		h.mu.Unlock()
+		r.unit = <-h.offer
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.running, r)
+}
+
+// parkFor is how long goroutines stay parked after the last has ended its work.
+const parkFor = time.Second
+
+// unpark ends the goroutines that are parked. The handler is locked.
+func (h *handler) unpark() {
+	for ; h.parked > 0; h.parked-- {
+		h.offer <- nil
 	}
 }
 

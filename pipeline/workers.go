@@ -59,7 +59,7 @@ func (w *workers) add(h *handler) bool {
 		return false
 	}
 	h.workers, h.log = w, w.log.With().Str("handler", h.name).Logger()
-	h.running = map[*run]struct{}{}
+	h.running, h.offer = map[*run]struct{}{}, make(chan unit, h.cfg.concurrency)
 	if h.cfg.key != nil {
 		h.boxes = map[string]*box{}
 	}
@@ -161,6 +161,9 @@ func (w *workers) tick() {
 // tick keeps what the handler holds and ends what takes too long.
 func (h *handler) tick(now time.Time) {
 	h.mu.Lock()
+	if h.active == 0 && now.Sub(h.rested) > parkFor {
+		h.unpark()
+	}
 	if h.main == nil || len(h.main.held) == 0 && (h.lane == nil || len(h.lane.held) == 0) {
 		h.mu.Unlock()
 		return
@@ -276,7 +279,7 @@ func (w *workers) await(ctx context.Context, ended <-chan struct{}) error {
 	n := 0
 	for _, h := range w.handlers {
 		h.mu.Lock()
-		n += len(h.running)
+		n += h.active
 		h.mu.Unlock()
 	}
 	return fmt.Errorf("%d handlers of events of %s did not end in time; their events come again", n, w.svc.Name())
@@ -287,6 +290,7 @@ func (h *handler) stop() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.stopping = true
+	h.unpark()
 	if h.batchAt != nil {
 		h.batchAt.Stop()
 	}

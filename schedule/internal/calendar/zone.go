@@ -37,17 +37,30 @@ func loadZone(name string) (*time.Location, *rpc.Error) {
 	if name == "" {
 		return time.UTC, nil
 	}
-	near, sure := nearZone(name)
-	if near == name || !sure && portable(name) {
+	near, load := "", isZone(name)
+	if !load {
+		sure := false
+		near, sure = nearZone(name)
+		load = !sure && portable(name) // a zone of a later release
+	}
+	if load {
 		if zone, err := time.LoadLocation(name); err == nil {
 			return zone, nil
 		}
 	}
-	hint := ""
-	if near != "" && near != name {
-		hint = ", did you mean " + near + "?"
+	if near != "" {
+		near = ", did you mean " + near + "?"
 	}
-	return nil, rpc.InvalidArgument.Errorf("zone %.40q is unknown%s; %s", name, hint, allowedZones)
+	return nil, rpc.InvalidArgument.Errorf("zone %.40q is unknown%s; %s", name, near, allowedZones)
+}
+
+func isZone(name string) bool {
+	for zone := range strings.FieldsSeq(zoneNames) {
+		if zone == name {
+			return true
+		}
+	}
+	return false
 }
 
 func portable(name string) bool {
@@ -58,7 +71,7 @@ func portable(name string) bool {
 	return !strings.HasPrefix(name, "posix/") && !strings.HasPrefix(name, "right/")
 }
 
-// nearZone returns the zone that a name is, or that it may have meant: the same but
+// nearZone returns the zone that a name which is none may have meant: the same but
 // for case and spaces, which is sure, the same place without its region, or one
 // with a few other letters.
 func nearZone(name string) (near string, sure bool) {
@@ -69,9 +82,6 @@ func nearZone(name string) (near string, sure bool) {
 	want := strings.ReplaceAll(strings.ToLower(name), " ", "_")
 	least := len(want)/4 + 1
 	for zone := range strings.FieldsSeq(zoneNames) {
-		if zone == name {
-			return zone, true
-		}
 		have := strings.ToLower(zone)
 		distance := 1 + edits(want, have)
 		if have == want {

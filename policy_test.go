@@ -45,6 +45,11 @@ var mayPanic = map[string]string{
 	"pipeline.handlerConfig.looksAt": "registers a handler: its options are the program's own",
 	"pipeline.register":              "registers a handler",
 
+	"schedule.Attempts": "registers: a constant argument",
+	"schedule.Add":      "registers a schedule: its definition is the program's own",
+	"schedule.Handle":   "registers a handler: its name is the program's own",
+	"schedule.handle":   "registers a handler: its function can't be nil",
+
 	"server.New":                  "builds a service: its name and config are the program's own",
 	"server.Concurrency":          "registers: a constant argument",
 	"server.Queue":                "registers: a constant argument",

@@ -207,8 +207,13 @@ func handle(svc *server.Service, t *timers, handler string, fn func(context.Cont
 		return nil
 	}
 	pipeline.On(svc, rpc.NewEvent[Event](EventPrefix+handler), "schedule-"+handler, run,
-		pipeline.Attempts(attempts+lostReports), pipeline.Backoff(backoff), pipeline.Timeout(time.Duration(maxDuration)))
+		pipeline.Attempts(attempts+lostReports), pipeline.Backoff(backoff), pipeline.Timeout(time.Duration(maxDuration)),
+		pipeline.From(pipeline.StartTime(time.Now().Add(-lookBack))))
 }
+
+// lookBack is how long before a handler is there for the first time a tick may
+// have fired that it is to have: a run that has not timed out yet waits for it.
+const lookBack = 24 * time.Hour
 
 // lostReports is how often a run is begun again on top of its attempts because
 // the process died, or could not say how it ended.

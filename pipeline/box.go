@@ -35,15 +35,18 @@ func (h *handler) pump() {
 			h.mu.Unlock()
 			continue
 		}
-		d.running = true
+		d.running, d.preparing = true, true
 		h.mu.Unlock()
-		if h.prepare(d) && h.setKey(d) {
-			h.mu.Lock()
+		ready := h.prepare(d) && h.setKey(d)
+		h.mu.Lock()
+		d.preparing = false
+		if ready {
 			d.running = false
 			h.sort(d)
 			h.mu.Unlock()
 			continue
 		}
+		h.mu.Unlock()
 		h.conclude(unit{d}, 0)
 	}
 }

@@ -42,8 +42,9 @@ type delivery struct {
 	out     outcome
 
 	// What follows is guarded by the handler.
-	running bool // an attempt has it
-	dropped bool // it is not this instance's any more
+	running   bool // an attempt has it, or it is being prepared
+	preparing bool // it is being prepared, by pump
+	dropped   bool // it is not this instance's any more
 }
 
 // outcome is what becomes of a delivery after an attempt.

@@ -104,7 +104,10 @@ func (h *handler) fillLocked() {
 // fill asks for what there is room for. The handler is locked.
 func (s *source) fill() {
 	s.capacity = s.h.capacity()
-	if s.bytes < maxHeldBytes {
+	switch {
+	case !s.settled: // it waits for all that another instance has had, however few are left
+		s.puller.Fill(s.capacity-len(s.held), 1)
+	case s.bytes < maxHeldBytes:
 		s.puller.Fill(s.capacity-len(s.held), s.capacity)
 	}
 }

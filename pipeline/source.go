@@ -30,6 +30,7 @@ type source struct {
 	settled  bool
 	settling bool
 	waiting  []*delivery // until it is settled
+	delivery uint64      // the last one's place among all of the consumer
 	avoid    time.Time   // nothing is pulled before: another instance is to have it
 }
 
@@ -82,6 +83,10 @@ func (s *source) message(m pull.Message) {
 	h := s.h
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if s.settled && h.cfg.exclusive && m.Delivery != s.delivery+1 {
+		s.unsettle() // what was delivered between is lost, and comes again: before this one runs
+	}
+	s.delivery = m.Delivery
 	if s.done.has(m.Sequence) { // the answer was lost
 		d := newDelivery(s, m)
 		d.answer(ackDone)
@@ -126,16 +131,29 @@ func (s *source) pinned(got bool) {
 	h.workers.tasks.Go(s.settle)
 }
 
+// unsettle lets nothing that comes from now on run before all that was delivered
+// is here. The handler is locked.
+func (s *source) unsettle() {
+	s.settled = false
+	if !s.h.stopping && !s.settling {
+		s.settling = true
+		s.h.workers.tasks.Go(s.settle)
+	}
+}
+
 // drop gives back what no attempt has begun with. The handler is locked.
 func (s *source) drop() {
 	s.settled = !s.h.cfg.exclusive
 	s.waiting = nil
 	for _, d := range s.held {
-		if !d.running {
+		switch {
+		case !d.running:
 			d.dropped = true
 			s.remove(d)
 			s.h.workers.attempts.untried(s.h, d)
 			d.giveBack(0)
+		case d.preparing: // it is given back when that is done
+			d.dropped = true
 		}
 	}
 	s.h.prune()
@@ -178,6 +196,11 @@ func (s *source) trySettle() bool {
 	h := s.h
 	h.mu.Lock()
 	pin, held := s.puller.Pin(), len(s.held)
+	for _, d := range s.held {
+		if d.dropped { // it comes again
+			held--
+		}
+	}
 	if pin == "" || h.stopping {
 		s.settling = false
 		h.mu.Unlock()

@@ -240,13 +240,15 @@ func (p *Puller) status(pull uint64, msg *nats.Msg) {
 		p.mu.Unlock()
 		return
 	}
-	p.heard = now
+	sent, keeps := p.keeps[pull]
+	delete(p.keeps, pull)
+	if !keeps { // which says nothing of the others
+		p.heard = now
+	}
 	if code == "100" {
 		p.mu.Unlock()
 		return
 	}
-	sent, keeps := p.keeps[pull]
-	delete(p.keeps, pull)
 	if keeps && code != "423" { // the pin was right when the pull was taken in
 		if sent.After(p.kept) {
 			p.kept = sent
@@ -304,6 +306,7 @@ func (p *Puller) forget() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.asked, p.pause = 0, 0
+	p.kept = time.Time{} // a server that was restarted knows no pins
 }
 
 // tick drops what is asked for when nothing has been heard of it for too long.

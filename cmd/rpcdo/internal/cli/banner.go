@@ -52,6 +52,7 @@ func (a *app) banner(url, store string, withDemo bool) string {
 		row("services", "greeter "+demo.Version+"  hello")
 		row("", "math "+demo.Version+"     add, divide")
 		row("objects", demo.Class+"        increment, reset, value")
+		row("events", demo.Registered.Name()+", handled by greeter ("+demo.Handler+"), which sends "+demo.Greeted.Name())
 	}
 	b.WriteString("\nTry in another terminal:\n")
 	for _, line := range a.tryLines(url, withDemo) {
@@ -72,6 +73,8 @@ func (a *app) tryLines(url string, withDemo bool) []string {
 		`call math.add '{"a":1,"b":2}'` + where,
 		`call greeter.hello '{"name":"Ada"}'` + where,
 		`call counter.increment --object alice '{"by":1}'` + where,
+		`events send User.registered '{"name":"Ada"}'` + where,
+		`events history` + where,
 		`services ls` + where,
 	}
 	if !withDemo {

@@ -105,7 +105,7 @@ func (h *handler) fillLocked() {
 func (s *source) fill() {
 	s.capacity = s.h.capacity()
 	switch {
-	case !s.settled: // it waits for all that another instance has had, however few are left
+	case !s.settled && s.puller.Pin() != "": // it waits for all that another instance has had, however few are left
 		s.puller.Fill(s.capacity-len(s.held), 1)
 	case s.bytes < maxHeldBytes:
 		s.puller.Fill(s.capacity-len(s.held), s.capacity)

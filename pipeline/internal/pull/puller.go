@@ -182,6 +182,7 @@ func (p *Puller) message(m Message) {
 	if p.cfg.Group != "" {
 		if pin := m.Header.Get("Nats-Pin-Id"); pin != p.pin && pin != "" {
 			p.pin, p.keeps, p.kept, got = pin, map[uint64]time.Time{}, time.Time{}, true
+			p.asked = 0 // pulls without the pin bring nothing now, and which of them has got it is not known
 			p.keep(p.heard)
 		}
 	}

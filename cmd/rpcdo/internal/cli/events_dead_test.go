@@ -91,7 +91,7 @@ func TestEventsDeadRetry(t *testing.T) {
 	}
 	l.run("dead", "retry", "--all", "--service", "nope").want(t, exitDone, texts("retried 0 dead letters\n"), nil)
 	l.env.ErrTerminal = true
-	l.run("dead", "retry", "--all", "--service", "mailer", "--handler", "send-welcome").want(t, exitDone, texts("retried 2 dead letters\n"), texts("\r\x1b[Kretried 1 dead letters"))
+	l.run("dead", "retry", "--all", "--service", "mailer", "--handler", "send-welcome").want(t, exitDone, texts("retried 2 dead letters\n"), texts("\r\x1b[Kretried 1 dead letter"))
 	<-handled
 	<-handled
 	l.wantDead(0)

@@ -184,7 +184,7 @@ func (a *app) askDiscard(ctx context.Context, p *pipeline.Pipeline, f *deadFlags
 func (a *app) allDead(ctx context.Context, p *pipeline.Pipeline, f *deadFlags, deed deadDeed) error {
 	shown := &progress{app: a}
 	n, err := deed.all(p, ctx, pipeline.DeadQuery{Service: f.service, Handler: f.handler}, func(done int) {
-		shown.show("%s %d dead letters", deed.did, done)
+		shown.show("%s %s", deed.did, counted(done, "dead letter"))
 	})
 	shown.end()
 	if ctx.Err() != nil {

@@ -41,9 +41,12 @@ func (h *handler) prepare(d *delivery) bool {
 		return false
 	}
 	d.ready = true
-	if len(h.cfg.keep) == 0 {
-		return true
-	}
+	return true
+}
+
+// choose asks the handler's filters. It reports false when no attempt is to be
+// made with the delivery, as prepare does.
+func (h *handler) choose(d *delivery) bool {
 	keep, err := h.wanted(d)
 	switch {
 	case err != nil:
@@ -52,7 +55,8 @@ func (h *handler) prepare(d *delivery) bool {
 		d.answer(ackDone)
 		d.out.kind = outDone
 	}
-	return keep && err == nil
+	d.wanted = keep && err == nil
+	return d.wanted
 }
 
 // read reads the event's attributes.
@@ -127,6 +131,7 @@ func (h *handler) passOn(d *delivery) {
 func (h *handler) attempt(r *run) {
 	live := h.prepareAll(r.unit)
 	if len(live) == 0 {
+		h.notBegun()
 		return
 	}
 	if h.cfg.exclusive && !h.surelyMine(live) {
@@ -157,7 +162,7 @@ func (h *handler) attempt(r *run) {
 func (h *handler) prepareAll(u unit) unit {
 	var ended unit
 	for _, d := range u {
-		if !d.ready && !h.prepare(d) {
+		if !d.ready && !h.prepare(d) || !d.wanted && !h.choose(d) {
 			ended = append(ended, d)
 		}
 	}
@@ -241,16 +246,8 @@ func (h *handler) run(r *run, u unit) (took time.Duration, over bool, err error)
 }
 
 func (h *handler) call(ctx context.Context, u unit) (err error) {
-	ended := false
-	defer func() {
-		if !ended && err == nil { // it ended its goroutine
-			err = rpc.Internal.Errorf("the handler ended its goroutine")
-		}
-	}()
 	defer h.recovered(u[0], &err)
-	err = h.typed.call(ctx, u)
-	ended = true
-	return err
+	return h.typed.call(ctx, u)
 }
 
 // errorOf returns what the i-th of a batch has failed with.
@@ -314,6 +311,9 @@ func (h *handler) putOff(d *delivery, wait time.Duration) {
 	d.out.kind = outBack
 }
 
+// tellEvery is how often the log says that an attempt does not end.
+const tellEvery = time.Minute
+
 // final reports whether a code says that trying again changes nothing.
 func final(c rpc.Code) bool {
 	switch c {
@@ -334,13 +334,21 @@ func (h *handler) pause(n int, err error) time.Duration {
 }
 
 // giveUp ends attempts that go on long after their time, without their noticing.
+// When one instance has all events, nothing of theirs may run beside them: then it
+// only says so.
 func (h *handler) giveUp(now time.Time) {
 	h.mu.Lock()
 	var late []unit
 	for r := range h.running {
-		if r.live != nil && !r.over && now.Sub(r.began) > 2*h.cfg.timeout {
+		if r.live == nil || r.over || now.Sub(r.began) <= 2*h.cfg.timeout {
+			continue
+		}
+		if !h.cfg.exclusive {
 			r.over = true
 			late = append(late, r.live)
+		} else if now.Sub(r.told) > tellEvery {
+			r.told = now
+			h.log.Error().Str("event", r.live[0].meta.ID).Dur("for", now.Sub(r.began)).Msg("an attempt ignores that its time is over: what is to come after it waits")
 		}
 	}
 	h.mu.Unlock()

@@ -24,16 +24,16 @@ type attempt struct {
 	Begun bool   `json:"begun,omitempty"` // the last one has, and it is not known how it ended
 	Code  string `json:"code,omitempty"`  // of the last that is known to have failed
 	Error string `json:"error,omitempty"`
+	Dead  bool   `json:"dead,omitempty"` // it is to be a dead letter, which could not be stored
 }
 
 // attemptLog counts attempts across instances and crashes. What the server counts
-// are deliveries: an event that waited in an instance that died was delivered and
-// not tried, so it must not lose an attempt over it, and still one that kills
-// whoever tries it must come to an end.
-//
-// The first attempt is not noted before it begins, since that would cost each
-// event a write: the first delivery of one that comes again counts as tried,
-// unless it was the only attempt that it has.
+// are deliveries, also of events that only waited in an instance that died: they
+// would lose an attempt each time. So attempts are noted: those that have failed,
+// and all but the first before they begin, for an event that kills whoever tries
+// it to come to an end. Noting the first, too, would cost every event a write; it is
+// done when it is the only one. Else an event that comes again, and of which
+// nothing was noted, counts as tried once.
 type attemptLog struct {
 	workers *workers
 	made    atomic.Bool // the bucket is there
@@ -52,6 +52,9 @@ func (l *attemptLog) key(h *handler, d *delivery) string {
 
 // countAttempts finds out which attempt this is.
 func (h *handler) countAttempts(d *delivery) {
+	if d.attempt > 0 {
+		return // it is known here
+	}
 	if d.deliveries <= 1 {
 		d.attempt = 1
 		return
@@ -62,6 +65,9 @@ func (h *handler) countAttempts(d *delivery) {
 		return
 	}
 	d.last, d.attempt = known, known.N+1
+	if known.Dead {
+		d.attempt = max(d.attempt, h.cfg.attempts+1)
+	}
 }
 
 // begin notes that an attempt begins.
@@ -73,6 +79,12 @@ func (l *attemptLog) begin(h *handler, d *delivery) {
 // fail notes that an attempt has failed.
 func (l *attemptLog) fail(h *handler, d *delivery, err error) {
 	d.last = attempt{N: d.attempt, Code: rpc.CodeOf(err).String(), Error: cut(err.Error(), maxErrorText)}
+	l.write(h, d)
+}
+
+// condemn notes that an event is to be a dead letter.
+func (l *attemptLog) condemn(h *handler, d *delivery, err error) {
+	d.last = attempt{N: d.attempt, Code: rpc.CodeOf(err).String(), Error: cut(err.Error(), maxErrorText), Dead: true}
 	l.write(h, d)
 }
 

@@ -37,7 +37,8 @@ func (h *handler) pump() {
 		}
 		d.running, d.preparing = true, true
 		h.mu.Unlock()
-		ready := h.prepare(d) && h.setKey(d)
+		// What a filter leaves out must not end a burst; in a box it holds up its key.
+		ready := (d.ready || h.prepare(d)) && h.setKey(d) && (h.cfg.debounce == 0 || h.choose(d))
 		h.mu.Lock()
 		d.preparing = false
 		if ready {

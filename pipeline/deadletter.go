@@ -79,7 +79,7 @@ func (h *handler) bury(d *delivery, reason Reason, cause error) {
 	if err != nil {
 		log.Err(err).Msg("event can't be kept as a dead letter; it stays where it is")
 		if d.attempt > 0 {
-			h.workers.attempts.fail(h, d, cause)
+			h.workers.attempts.condemn(h, d, cause)
 		}
 		if d.out.kind = outBack; h.cfg.exclusive {
 			d.dead, d.out = &verdict{reason, cause}, outcome{outLater, undecided}

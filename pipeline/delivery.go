@@ -36,6 +36,7 @@ type delivery struct {
 	attempt int
 	last    attempt // what is known of the earlier ones
 	ready   bool    // prepared
+	wanted  bool    // by the filters
 	begun   bool    // an attempt has been made here
 	dead    *verdict
 	key     string

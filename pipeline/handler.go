@@ -9,6 +9,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"rpc.do"
 	"rpc.do/bus"
 )
 
@@ -56,7 +57,8 @@ type run struct {
 	// What follows is guarded by the handler.
 	live  unit // that the function runs with, nil while it does not
 	began time.Time
-	over  bool // the attempt was given up
+	over  bool      // the attempt was given up
+	told  time.Time // that it does not end
 }
 
 // aheadFor is how much work a handler holds beyond what it runs, so that nobody
@@ -229,6 +231,18 @@ func (h *handler) mayBegin(now time.Time) bool {
 	return false
 }
 
+// notBegun takes back that an attempt has begun.
+func (h *handler) notBegun() {
+	if h.cfg.throttle == 0 {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if n := len(h.begun); n > 0 {
+		h.begun = h.begun[:n-1]
+	}
+}
+
 func (h *handler) wake() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -239,6 +253,7 @@ func (h *handler) wake() {
 // since a new one would have to grow its stack again; unpark ends those that are
 // not needed.
 func (h *handler) work(r *run) {
+	defer h.leave(r)
 	for r.unit != nil {
 		h.attempt(r)
 		h.mu.Lock()
@@ -257,9 +272,28 @@ func (h *handler) work(r *run) {
 		h.mu.Unlock()
 		r.unit = <-h.offer
 	}
+}
+
+// leave ends a goroutine of the handler, also when its function has.
+func (h *handler) leave(r *run) {
+	h.mu.Lock()
+	live := r.live
+	if r.over {
+		live = nil // it was given up
+	}
+	r.live = nil
+	h.mu.Unlock()
+	for _, d := range live {
+		h.failed(d, rpc.Internal.Errorf("the handler ended its goroutine"))
+	}
+	h.conclude(live, 0)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.running, r)
+	if live != nil {
+		h.active--
+		h.begin()
+	}
 }
 
 // parkFor is how long goroutines stay parked after the last has ended its work.
@@ -304,7 +338,11 @@ func (h *handler) conclude(u unit, took time.Duration) {
 func (h *handler) resume(d *delivery) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if !d.dropped && !h.stopping {
+	switch {
+	case d.dropped || h.stopping:
+	case h.cfg.debounce > 0 && !d.wanted:
+		h.enqueue(d)
+	default:
 		h.push(unit{d})
 	}
 }

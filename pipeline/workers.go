@@ -81,6 +81,9 @@ const (
 	// is something in them.
 	lanesEvery = 30 * time.Second
 
+	// lanesAgain is for how long they are looked at when something does.
+	lanesAgain = 2 * time.Second
+
 	// startAtOnce bounds the consumers that are made at a time.
 	startAtOnce = 16
 
@@ -137,21 +140,21 @@ func (w *workers) ensureConsumers(ctx context.Context) error {
 func (w *workers) tick() {
 	ticker := time.NewTicker(tickEvery)
 	defer ticker.Stop()
-	var looked time.Time
+	var looked, again time.Time // until again, at every tick
 	for {
 		now := time.Now()
 		select {
 		case <-w.life.Done():
 			return
 		case now = <-ticker.C:
-		case <-w.dirty:
-			looked = time.Time{}
+		case <-w.dirty: // it may be heard of before it is stored
+			looked, again = time.Time{}, now.Add(lanesAgain)
 		}
 		w.hub.Tick(now)
 		for _, h := range w.handlers {
 			h.tick(now)
 		}
-		if now.Sub(looked) >= lanesEvery && w.bus.Connected() {
+		if (now.Sub(looked) >= lanesEvery || now.Before(again)) && w.bus.Connected() {
 			looked = now
 			w.openLanes()
 		}
@@ -232,8 +235,9 @@ func (w *workers) Stop(ctx context.Context) error {
 		h.stop()
 	}
 	_ = w.lanes.Unsubscribe() // fails only when the connection is gone, and the subscription with it
-	w.hub.Close()
+	w.hub.Close()             // what is on its way is given back
 	w.unpinAll()
+	w.closePullers()
 	ended := make(chan struct{})
 	go func() {
 		w.runs.Wait()
@@ -244,6 +248,16 @@ func (w *workers) Stop(ctx context.Context) error {
 	w.tasks.Wait()
 	w.cancel()
 	return err
+}
+
+func (w *workers) closePullers() {
+	for _, h := range w.handlers {
+		for _, s := range []*source{h.main, h.lane} {
+			if s != nil {
+				s.puller.Close()
+			}
+		}
+	}
 }
 
 // makeAttempts makes the bucket of attempts when there is something that is to be
@@ -299,7 +313,6 @@ func (h *handler) stop() {
 	}
 	for _, s := range []*source{h.main, h.lane} {
 		if s != nil {
-			s.puller.Close()
 			s.drop()
 		}
 	}

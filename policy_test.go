@@ -35,6 +35,21 @@ var mayPanic = map[string]string{
 	"durable.class.mustHaveHandler": "registers a method: its handler can't be nil",
 	"examples/rate-limiter.Serve":   "registers: a limit of the program's own",
 
+	"pipeline.positive":              "registers: a constant argument",
+	"pipeline.Backoff":               "registers: a constant argument",
+	"pipeline.Batch":                 "registers: a constant argument",
+	"pipeline.Where":                 "registers: a constant argument",
+	"pipeline.Is":                    "registers: a constant argument",
+	"pipeline.compared":              "registers: a constant argument",
+	"pipeline.handlerConfig.setKey":  "registers a handler: its options are the program's own",
+	"pipeline.handlerConfig.looksAt": "registers a handler: its options are the program's own",
+	"pipeline.register":              "registers a handler",
+
+	"schedule.Attempts": "registers: a constant argument",
+	"schedule.Add":      "registers a schedule: its definition is the program's own",
+	"schedule.Handle":   "registers a handler: its name is the program's own",
+	"schedule.handle":   "registers a handler: its function can't be nil",
+
 	"server.New":                  "builds a service: its name and config are the program's own",
 	"server.Concurrency":          "registers: a constant argument",
 	"server.Queue":                "registers: a constant argument",

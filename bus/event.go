@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/nats-io/nats.go"
 
@@ -62,13 +63,23 @@ type Cause struct {
 	Hops int
 }
 
+// maxCauseID bounds the ids of other events that an event names.
+const maxCauseID = 512
+
 // CauseOf returns what a call, or the handler of an event, is due to: what is
-// sent from it has this cause.
+// sent from it has this cause. What is malformed, or too long to be an id, is
+// left out.
 func CauseOf(h rpc.Header) Cause {
 	if len(h) == 0 {
 		return Cause{}
 	}
-	c := Cause{Correlation: h.Get(HeaderCorrelation), Causation: h.Get(HeaderCausation)}
+	id := func(name string) string {
+		if id := unescapeAttribute(h.Get(name)); len(id) <= maxCauseID && utf8.ValidString(id) {
+			return id
+		}
+		return ""
+	}
+	c := Cause{Correlation: id(HeaderCorrelation), Causation: id(HeaderCausation)}
 	c.Hops, _ = parseHops(h.Get(HeaderHops)) // what is malformed counts from zero
 	return c
 }
@@ -86,8 +97,8 @@ func parseHops(text string) (int, error) {
 // carries, so that what is sent further on says what it is due to.
 func (m *EventMeta) Effects() rpc.Header {
 	return rpc.Header{
-		HeaderCorrelation: {m.CorrelationID()},
-		HeaderCausation:   {m.ID},
+		HeaderCorrelation: {escapeAttribute(m.CorrelationID())},
+		HeaderCausation:   {escapeAttribute(m.ID)},
 		HeaderHops:        {strconv.Itoa(m.Hops + 1)},
 	}
 }

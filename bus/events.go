@@ -57,6 +57,23 @@ func (b *Bus) EnsureEvents(ctx context.Context) (jetstream.Stream, error) {
 	return events, nil
 }
 
+// AmendEvents changes the config of EVENTS, and returns the stream; it makes it
+// when it is not there. Change gets a copy of the config, replaces maps and slices
+// in it, and reports whether it has changed something; it is called until it has
+// not. Its error is wrapped in that of AmendEvents.
+//
+// Processes that use AmendEvents and SourceEvents take turns, so that none undoes
+// what another has changed. AmendEvents returns within ctx and fails as
+// EnsureStream does.
+func (b *Bus) AmendEvents(ctx context.Context, change func(*jetstream.StreamConfig) (bool, error)) (jetstream.Stream, error) {
+	ctx, cancel := withStreamTimeout(ctx)
+	defer cancel()
+	if _, err := b.EnsureEvents(ctx); err != nil {
+		return nil, err
+	}
+	return b.amendStream(ctx, EventsStream, change)
+}
+
 // SourceEvents has EVENTS take in the events of a stream, and makes EVENTS when
 // it is not there: <prefix>.<number>.<Subject>.<predicate>… is stored there as
 // $.<Subject>.<predicate>…, in the order of the stream, those too that the

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -37,7 +38,7 @@ func addTrace(h nats.Header, trace rpc.Header) {
 		for _, v := range trace[name] {
 			size += len(name) + len(v) + len(": \r\n")
 		}
-		if _, has := h[name]; !has && size <= left {
+		if !strings.HasPrefix(name, "ce-") && size <= left { // those are the event's own
 			left -= size
 			h[name] = trace[name]
 		}

@@ -25,7 +25,7 @@ func rounds(short, many int) int {
 }
 
 // The programs under test, built once.
-var programs struct{ rpcdo, worker string }
+var programs struct{ rpcdo, worker, eventworker string }
 
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -73,8 +73,9 @@ func buildWorker(t testing.TB, tag string) string {
 
 func build(dir string) error {
 	for target, pkg := range map[*string]string{
-		&programs.rpcdo:  "rpc.do/cmd/rpcdo",
-		&programs.worker: "rpc.do/e2e/internal/worker",
+		&programs.rpcdo:       "rpc.do/cmd/rpcdo",
+		&programs.worker:      "rpc.do/e2e/internal/worker",
+		&programs.eventworker: "rpc.do/e2e/internal/eventworker",
 	} {
 		*target = filepath.Join(dir, filepath.Base(pkg))
 		args := []string{"build", "-o", *target}

@@ -25,14 +25,14 @@ func (h *handler) prepare(d *delivery) bool {
 		h.passOn(d)
 		return false
 	case err != nil:
-		h.bury(d, reasonDecode, rpc.InvalidArgument.Errorf("%w", err))
+		h.bury(d, ReasonDecode, rpc.InvalidArgument.Errorf("%w", err))
 		return false
 	case d.meta.Hops > maxHops:
-		h.bury(d, reasonLoop, rpc.FailedPrecondition.Errorf("loop: %d events have led to this one, at most %d may", d.meta.Hops, maxHops))
+		h.bury(d, ReasonLoop, rpc.FailedPrecondition.Errorf("loop: %d events have led to this one, at most %d may", d.meta.Hops, maxHops))
 		return false
 	}
 	if err := h.decode(d); err != nil {
-		h.bury(d, reasonDecode, rpc.InvalidArgument.Errorf("%w", err))
+		h.bury(d, ReasonDecode, rpc.InvalidArgument.Errorf("%w", err))
 		return false
 	}
 	h.countAttempts(d)
@@ -41,9 +41,12 @@ func (h *handler) prepare(d *delivery) bool {
 		return false
 	}
 	d.ready = true
-	if len(h.cfg.keep) == 0 {
-		return true
-	}
+	return true
+}
+
+// choose asks the handler's filters. It reports false when no attempt is to be
+// made with the delivery, as prepare does.
+func (h *handler) choose(d *delivery) bool {
 	keep, err := h.wanted(d)
 	switch {
 	case err != nil:
@@ -52,7 +55,8 @@ func (h *handler) prepare(d *delivery) bool {
 		d.answer(ackDone)
 		d.out.kind = outDone
 	}
-	return keep && err == nil
+	d.wanted = keep && err == nil
+	return d.wanted
 }
 
 // read reads the event's attributes.
@@ -95,7 +99,7 @@ func (h *handler) setKey(d *delivery) bool {
 	}()
 	if err != nil {
 		// Nobody can tell what it has to wait for, or what waits for it.
-		h.bury(d, reasonKey, err)
+		h.bury(d, ReasonKey, err)
 		return false
 	}
 	d.key = key
@@ -127,18 +131,24 @@ func (h *handler) passOn(d *delivery) {
 func (h *handler) attempt(r *run) {
 	live := h.prepareAll(r.unit)
 	if len(live) == 0 {
+		h.notBegun()
 		return
 	}
 	if h.cfg.exclusive && !h.surelyMine(live) {
 		h.conclude(live, 0)
 		return
 	}
+	live = h.buryAgain(live)
+	if len(live) == 0 {
+		return
+	}
 	for _, d := range live {
+		d.begun = true
 		if d.attempt > 1 || h.cfg.attempts == 1 {
 			h.workers.attempts.begin(h, d)
 		}
 	}
-	err, took, over := h.run(r, live)
+	took, over, err := h.run(r, live)
 	if over {
 		return // it was given up meanwhile
 	}
@@ -152,7 +162,7 @@ func (h *handler) attempt(r *run) {
 func (h *handler) prepareAll(u unit) unit {
 	var ended unit
 	for _, d := range u {
-		if !d.ready && !h.prepare(d) {
+		if !d.ready && !h.prepare(d) || !d.wanted && !h.choose(d) {
 			ended = append(ended, d)
 		}
 	}
@@ -163,13 +173,30 @@ func (h *handler) prepareAll(u unit) unit {
 	return slices.DeleteFunc(u, func(d *delivery) bool { return d.out.kind != outPending })
 }
 
+// buryAgain takes out of a unit what is to be a dead letter and could not be kept
+// as one before.
+func (h *handler) buryAgain(u unit) unit {
+	for _, d := range u {
+		if d.dead != nil {
+			h.bury(d, d.dead.reason, d.dead.cause)
+			h.conclude(unit{d}, 0)
+		}
+	}
+	return slices.DeleteFunc(u, func(d *delivery) bool { return d.dead != nil })
+}
+
 // surelyMine waits until this instance is sure that it has all events of the
 // handler; it reports false when it does not have them any more.
 func (h *handler) surelyMine(u unit) bool {
 	src := u[0].src
-	for !src.puller.Holds(time.Now()) {
-		if src.puller.Pin() == "" || h.workers.base.Err() != nil {
+	for {
+		mine, known := h.mineNow(src)
+		switch {
+		case mine:
+			return true
+		case known || h.workers.base.Err() != nil:
 			for _, d := range u {
+				h.workers.attempts.untried(h, d)
 				d.giveBack(0)
 				d.out.kind = outBack
 			}
@@ -180,11 +207,30 @@ func (h *handler) surelyMine(u unit) bool {
 		case <-h.workers.base.Done():
 		}
 	}
-	return true
+}
+
+// mineNow reports whether this instance has all events of the handler, if that is
+// known.
+func (h *handler) mineNow(src *source) (mine, known bool) {
+	if !src.puller.Holds(time.Now()) {
+		return false, src.puller.Pin() == ""
+	}
+	if src.stream == bus.EventsStream {
+		return true, true
+	}
+	ctx, cancel := context.WithTimeout(h.workers.life, requestTimeout)
+	defer cancel()
+	alone, err := src.alone(ctx)
+	if err == nil && !alone {
+		h.mu.Lock()
+		src.yield()
+		h.mu.Unlock()
+	}
+	return alone && err == nil, err == nil
 }
 
 // run runs the handler's function. Over says that the attempt was given up.
-func (h *handler) run(r *run, u unit) (err error, took time.Duration, over bool) {
+func (h *handler) run(r *run, u unit) (took time.Duration, over bool, err error) {
 	began := time.Now()
 	ctx := &handling{h: h, unit: u, deadline: began.Add(h.cfg.timeout)}
 	defer ctx.end()
@@ -196,20 +242,12 @@ func (h *handler) run(r *run, u unit) (err error, took time.Duration, over bool)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	over, r.over, r.live = r.over, false, nil
-	return err, took, over
+	return took, over, err
 }
 
 func (h *handler) call(ctx context.Context, u unit) (err error) {
-	ended := false
-	defer func() {
-		if !ended && err == nil { // it ended its goroutine
-			err = rpc.Internal.Errorf("the handler ended its goroutine")
-		}
-	}()
 	defer h.recovered(u[0], &err)
-	err = h.typed.call(ctx, u)
-	ended = true
-	return err
+	return h.typed.call(ctx, u)
 }
 
 // errorOf returns what the i-th of a batch has failed with.
@@ -248,11 +286,11 @@ func (h *handler) settle(d *delivery, err error) {
 func (h *handler) failed(d *delivery, err error) {
 	switch {
 	case rpc.IsTerminal(err):
-		h.bury(d, reasonTerminal, err)
+		h.bury(d, ReasonTerminal, err)
 	case final(rpc.CodeOf(err)):
-		h.bury(d, reasonCode, err)
+		h.bury(d, ReasonCode, err)
 	case d.attempt >= h.cfg.attempts:
-		h.bury(d, reasonAttempts, err)
+		h.bury(d, ReasonAttempts, err)
 	default:
 		wait := h.pause(d.attempt, err)
 		h.log.Warn().Err(err).Str("event", d.meta.ID).Str("type", d.meta.Type).Int("attempt", d.attempt).Dur("again_in", wait).Msg("event not handled")
@@ -272,6 +310,9 @@ func (h *handler) putOff(d *delivery, wait time.Duration) {
 	d.giveBack(wait)
 	d.out.kind = outBack
 }
+
+// tellEvery is how often the log says that an attempt does not end.
+const tellEvery = time.Minute
 
 // final reports whether a code says that trying again changes nothing.
 func final(c rpc.Code) bool {
@@ -293,13 +334,21 @@ func (h *handler) pause(n int, err error) time.Duration {
 }
 
 // giveUp ends attempts that go on long after their time, without their noticing.
+// When one instance has all events, nothing of theirs may run beside them: then it
+// only says so.
 func (h *handler) giveUp(now time.Time) {
 	h.mu.Lock()
 	var late []unit
 	for r := range h.running {
-		if r.live != nil && !r.over && now.Sub(r.began) > 2*h.cfg.timeout {
+		if r.live == nil || r.over || now.Sub(r.began) <= 2*h.cfg.timeout {
+			continue
+		}
+		if !h.cfg.exclusive {
 			r.over = true
 			late = append(late, r.live)
+		} else if now.Sub(r.told) > tellEvery {
+			r.told = now
+			h.log.Error().Str("event", r.live[0].meta.ID).Dur("for", now.Sub(r.began)).Msg("an attempt ignores that its time is over: what is to come after it waits")
 		}
 	}
 	h.mu.Unlock()

@@ -3,8 +3,8 @@ package pipeline
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -24,17 +24,20 @@ type attempt struct {
 	Begun bool   `json:"begun,omitempty"` // the last one has, and it is not known how it ended
 	Code  string `json:"code,omitempty"`  // of the last that is known to have failed
 	Error string `json:"error,omitempty"`
+	Dead  bool   `json:"dead,omitempty"` // it is to be a dead letter, which could not be stored
 }
 
 // attemptLog counts attempts across instances and crashes. What the server counts
-// are deliveries: an event that waited in an instance that died was delivered and
-// not tried, so it must not lose an attempt over it, and still one that kills
-// whoever tries it must come to an end.
-//
-// The first attempt is not noted before it begins, since that would cost each
-// event a write: the first delivery of one that comes again counts as tried,
-// unless it was the only attempt that it has.
-type attemptLog struct{ workers *workers }
+// are deliveries, also of events that only waited in an instance that died: they
+// would lose an attempt each time. So attempts are noted: those that have failed,
+// and all but the first before they begin, for an event that kills whoever tries
+// it to come to an end. Noting the first, too, would cost every event a write; it is
+// done when it is the only one. Else an event that comes again, and of which
+// nothing was noted, counts as tried once.
+type attemptLog struct {
+	workers *workers
+	made    atomic.Bool // the bucket is there
+}
 
 const (
 	attemptsVersion = 1
@@ -49,6 +52,9 @@ func (l *attemptLog) key(h *handler, d *delivery) string {
 
 // countAttempts finds out which attempt this is.
 func (h *handler) countAttempts(d *delivery) {
+	if d.attempt > 0 {
+		return // it is known here
+	}
 	if d.deliveries <= 1 {
 		d.attempt = 1
 		return
@@ -59,6 +65,9 @@ func (h *handler) countAttempts(d *delivery) {
 		return
 	}
 	d.last, d.attempt = known, known.N+1
+	if known.Dead {
+		d.attempt = max(d.attempt, h.cfg.attempts+1)
+	}
 }
 
 // begin notes that an attempt begins.
@@ -73,10 +82,28 @@ func (l *attemptLog) fail(h *handler, d *delivery, err error) {
 	l.write(h, d)
 }
 
+// condemn notes that an event is to be a dead letter.
+func (l *attemptLog) condemn(h *handler, d *delivery, err error) {
+	d.last = attempt{N: d.attempt, Code: rpc.CodeOf(err).String(), Error: cut(err.Error(), maxErrorText), Dead: true}
+	l.write(h, d)
+}
+
 // undo notes that an attempt does not count.
 func (l *attemptLog) undo(h *handler, d *delivery) {
 	d.last.N, d.last.Begun = d.attempt-1, false
 	l.write(h, d)
+}
+
+// untried notes, without waiting for it, that an event that is given back has only
+// waited here.
+func (l *attemptLog) untried(h *handler, d *delivery) {
+	if d.deliveries > 1 || d.attempt > 1 || d.begun {
+		return // what is known is right
+	}
+	data, err := json.Marshal(attempt{})
+	if err == nil && l.made.Load() {
+		_ = l.workers.bus.Conn().PublishMsg(&nats.Msg{Subject: l.subject(h, d), Header: nats.Header{"Nats-TTL": {attemptTTL}}, Data: data})
+	}
 }
 
 // forget lets go of what is known, once the event is done.
@@ -114,14 +141,23 @@ func (l *attemptLog) write(h *handler, d *delivery) {
 func (l *attemptLog) publish(msg *nats.Msg) error {
 	ctx, cancel := context.WithTimeout(l.workers.life, requestTimeout)
 	defer cancel()
+	if err := l.make(ctx); err != nil { // when it is needed first
+		return err
+	}
 	_, err := l.workers.pipeline.js.PublishMsg(ctx, msg, jetstream.WithRetryAttempts(0))
-	if !errors.Is(err, jetstream.ErrNoStreamResponse) && !errors.Is(err, nats.ErrNoResponders) {
-		return err
+	if err != nil {
+		l.made.Store(false)
 	}
-	if _, err := l.stream(ctx); err != nil { // it is made when it is needed first
-		return err
+	return err
+}
+
+// make makes the bucket.
+func (l *attemptLog) make(ctx context.Context) error {
+	if l.made.Load() {
+		return nil
 	}
-	_, err = l.workers.pipeline.js.PublishMsg(ctx, msg)
+	_, err := l.stream(ctx)
+	l.made.Store(err == nil)
 	return err
 }
 
@@ -161,14 +197,14 @@ func (h *handler) buryDead(d *delivery) {
 		if d.last.Error != "" {
 			text += "; the attempt before failed with: " + d.last.Error
 		}
-		h.bury(d, reasonDied, rpc.Unavailable.Errorf("%s", text))
+		h.bury(d, ReasonDied, rpc.Unavailable.Errorf("%s", text))
 		return
 	}
 	code, err := rpc.ParseCode(d.last.Code)
 	if err != nil {
 		code = rpc.Unknown
 	}
-	h.bury(d, reasonAttempts, code.Errorf("%s", d.last.Error))
+	h.bury(d, ReasonAttempts, code.Errorf("%s", d.last.Error))
 }
 
 // undecided is how long an event waits that could not be kept as a dead letter.

@@ -35,15 +35,19 @@ func (h *handler) pump() {
 			h.mu.Unlock()
 			continue
 		}
-		d.running = true
+		d.running, d.preparing = true, true
 		h.mu.Unlock()
-		if h.prepare(d) && h.setKey(d) {
-			h.mu.Lock()
+		// What a filter leaves out must not end a burst; in a box it holds up its key.
+		ready := (d.ready || h.prepare(d)) && h.setKey(d) && (h.cfg.debounce == 0 || h.choose(d))
+		h.mu.Lock()
+		d.preparing = false
+		if ready {
 			d.running = false
 			h.sort(d)
 			h.mu.Unlock()
 			continue
 		}
+		h.mu.Unlock()
 		h.conclude(unit{d}, 0)
 	}
 }
@@ -53,10 +57,9 @@ func (h *handler) pump() {
 func (h *handler) sort(d *delivery) {
 	switch {
 	case d.dropped || h.stopping:
-		if d.src.held[d.place] == d {
-			delete(d.src.held, d.place)
-			d.giveBack(0)
-		}
+		d.src.remove(d)
+		h.workers.attempts.untried(h, d)
+		d.giveBack(0)
 	case h.cfg.debounce > 0:
 		h.join(d)
 	default:
@@ -106,7 +109,7 @@ func (h *handler) join(d *delivery) {
 	}
 	if old := b.last; !old.dropped {
 		old.answer(ackDone)
-		delete(old.src.held, old.place)
+		old.src.remove(old)
 		old.src.done.add(old.place)
 	}
 	b.last = d

@@ -71,13 +71,13 @@ func (s Start) start(cfg *jetstream.ConsumerConfig) {
 func (h *handler) ensureConsumer(ctx context.Context) error {
 	want := h.config()
 	h.mu.Lock()
-	from := h.cfg.from
+	from, running := h.cfg.from, h.main != nil
 	if h.main != nil && h.lastPlace() > 0 { // it was deleted while the handler ran
 		from = StartSequence(h.lastPlace())
 	}
 	h.mu.Unlock()
 	from.start(&want)
-	if err := h.workers.ensure(ctx, bus.EventsStream, want); err != nil {
+	if err := h.workers.ensure(ctx, bus.EventsStream, want, running); err != nil {
 		return fmt.Errorf("events for the handler %s of %s: %w", h.name, h.service, err)
 	}
 	return nil
@@ -95,10 +95,12 @@ func (h *handler) lastPlace() uint64 {
 	return 0
 }
 
-// ensure makes a consumer, or changes one of the same handler.
-func (w *workers) ensure(ctx context.Context, stream string, want jetstream.ConsumerConfig) error {
+// ensure makes a consumer, or changes one of the same handler, unless it is to be
+// left as it is: an instance that runs does not put back what a newer one has
+// changed.
+func (w *workers) ensure(ctx context.Context, stream string, want jetstream.ConsumerConfig, leave bool) error {
 	for {
-		err := w.tryEnsure(ctx, stream, want)
+		err := w.tryEnsure(ctx, stream, want, leave)
 		if err == nil || !passing(err) {
 			return err
 		}
@@ -110,7 +112,7 @@ func (w *workers) ensure(ctx context.Context, stream string, want jetstream.Cons
 	}
 }
 
-func (w *workers) tryEnsure(ctx context.Context, stream string, want jetstream.ConsumerConfig) error {
+func (w *workers) tryEnsure(ctx context.Context, stream string, want jetstream.ConsumerConfig, leave bool) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	js := w.pipeline.js
@@ -131,7 +133,7 @@ func (w *workers) tryEnsure(ctx context.Context, stream string, want jetstream.C
 			return rpc.AlreadyExists.Errorf("the stream %s has a consumer %s that is %s: give the handler another name, or delete that consumer",
 				stream, want.Durable, whose(service, name))
 		}
-		if sameConsumer(&have, &want) {
+		if leave || sameConsumer(&have, &want) {
 			return nil
 		}
 		if _, err = js.UpdateConsumer(ctx, stream, changed(have, want)); !errors.Is(err, jetstream.ErrConsumerDoesNotExist) {

@@ -47,7 +47,7 @@ type DeadQuery struct {
 	// After begins behind that ID.
 	After uint64
 	// Limit bounds how many are returned. Defaults to 100; at most 1,000. It does
-	// not bound RetryAll and DiscardAll.
+	// not bound RetryAllDead and DiscardAllDead.
 	Limit int
 }
 
@@ -200,6 +200,11 @@ func (p *Pipeline) retryDead(ctx context.Context, stream jetstream.Stream, msg *
 	fail := func(err error) error { return fmt.Errorf("dead letter %d: %w", d.ID, err) }
 	if rpc.ValidateService(d.Service) != nil || rpc.ValidateService(d.Handler) != nil {
 		return fail(rpc.DataLoss.Errorf("it does not say whose it is"))
+	}
+	if _, _, err := p.consumer(ctx, d.Service, d.Handler); rpc.CodeOf(err) == rpc.NotFound {
+		return fail(rpc.FailedPrecondition.Errorf("its handler %s of %s is gone: discard it, or send the event anew", d.Handler, d.Service))
+	} else if err != nil {
+		return fail(err)
 	}
 	out := &nats.Msg{Subject: laneSubject(d.Service, d.Handler), Header: nats.Header{}, Data: msg.Data}
 	for name, values := range msg.Header {

@@ -51,14 +51,20 @@ type Reason string
 
 // The reasons.
 const (
-	reasonAttempts Reason = "attempts" // it failed as often as it may
-	reasonTerminal Reason = "terminal" // the handler's error was terminal
-	reasonCode     Reason = "code"     // the error's code says that trying again changes nothing
-	reasonDecode   Reason = "decode"   // it can't be read
-	reasonLoop     Reason = "loop"     // too many events have led to it
-	reasonDied     Reason = "died"     // the instance died during the last attempt
-	reasonKey      Reason = "key"      // the function that says its key panicked
+	ReasonAttempts Reason = "attempts" // it failed as often as it may
+	ReasonTerminal Reason = "terminal" // the handler's error was terminal
+	ReasonCode     Reason = "code"     // the error's code says that trying again changes nothing
+	ReasonDecode   Reason = "decode"   // it can't be read
+	ReasonLoop     Reason = "loop"     // too many events have led to it
+	ReasonDied     Reason = "died"     // the instance died during the last attempt
+	ReasonKey      Reason = "key"      // the function that says its key panicked
 )
+
+// verdict says that an event is to be a dead letter.
+type verdict struct {
+	reason Reason
+	cause  error
+}
 
 // bury keeps an event as a dead letter. When that can't be, the event stays.
 func (h *handler) bury(d *delivery, reason Reason, cause error) {
@@ -72,11 +78,14 @@ func (h *handler) bury(d *delivery, reason Reason, cause error) {
 	log := h.log.Error().AnErr("cause", cause).Str("event", d.meta.ID).Str("type", d.meta.Type).Str("reason", string(reason)).Int("attempts", d.attempt)
 	if err != nil {
 		log.Err(err).Msg("event can't be kept as a dead letter; it stays where it is")
-		if h.workers.base.Err() == nil {
-			h.workers.attempts.fail(h, d, cause)
+		if d.attempt > 0 {
+			h.workers.attempts.condemn(h, d, cause)
 		}
-		d.giveBack(undecided)
-		d.out.kind = outBack
+		if d.out.kind = outBack; h.cfg.exclusive {
+			d.dead, d.out = &verdict{reason, cause}, outcome{outLater, undecided}
+		} else {
+			d.giveBack(undecided)
+		}
 		return
 	}
 	log.Msg("event is a dead letter")

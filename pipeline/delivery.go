@@ -36,12 +36,16 @@ type delivery struct {
 	attempt int
 	last    attempt // what is known of the earlier ones
 	ready   bool    // prepared
+	wanted  bool    // by the filters
+	begun   bool    // an attempt has been made here
+	dead    *verdict
 	key     string
 	out     outcome
 
 	// What follows is guarded by the handler.
-	running bool // an attempt has it
-	dropped bool // it is not this instance's any more
+	running   bool // an attempt has it, or it is being prepared
+	preparing bool // it is being prepared, by pump
+	dropped   bool // it is not this instance's any more
 }
 
 // outcome is what becomes of a delivery after an attempt.

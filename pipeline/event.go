@@ -36,7 +36,8 @@ type Event[T any] struct {
 	Hops int `json:"hops,omitempty"`
 
 	Data T `json:"data"`
-	// Attempt counts the tries of the handler from 1. It is 0 outside handlers.
+	// Attempt counts the tries of the handler from 1. It is 0 outside handlers. An
+	// event that was with an instance that died begins with 2, tried or not.
 	Attempt int `json:"attempt,omitempty"`
 	// Sequence is the event's place in the stream EVENTS, from 1.
 	Sequence uint64 `json:"sequence,omitempty"`

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"sync"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"rpc.do"
 	"rpc.do/bus"
 )
 
@@ -28,17 +30,22 @@ type handler struct {
 	main      *source
 	lane      *source // nil while there is nothing in it
 
-	inbound []*delivery // to be prepared, in order
-	pumping bool        // somebody prepares
-	boxes   map[string]*box
-	bursts  map[string]*burst
-	batch   []*delivery // grows until it is full, or old
-	batchAt *time.Timer
-	ready   []unit // to be run
-	running map[*run]struct{}
-	begun   []time.Time   // when the last attempts began, for the throttle
-	wakeAt  *time.Timer   // when the throttle lets the next one begin
-	pace    time.Duration // of one attempt, a moving mean; 0 before the first
+	inbound  []*delivery // to be prepared, in order
+	pumping  bool        // somebody prepares
+	boxes    map[string]*box
+	bursts   map[string]*burst
+	batch    []*delivery // grows until it is full, or old
+	batchAt  *time.Timer
+	ready    []unit // to be run
+	running  map[*run]struct{}
+	active   int           // goroutines that have a unit
+	parked   int           // goroutines that wait for one
+	offer    chan unit     // to those that are parked; nil ends one
+	rested   time.Time     // when the last has parked
+	leftLane time.Time     // when it was looked whether another instance is to have it
+	begun    []time.Time   // when the last attempts began, for the throttle
+	wakeAt   *time.Timer   // when the throttle lets the next one begin
+	pace     time.Duration // of one attempt, a moving mean; 0 before the first
 }
 
 // unit is what one attempt runs.
@@ -50,7 +57,8 @@ type run struct {
 	// What follows is guarded by the handler.
 	live  unit // that the function runs with, nil while it does not
 	began time.Time
-	over  bool // the attempt was given up
+	over  bool      // the attempt was given up
+	told  time.Time // that it does not end
 }
 
 // aheadFor is how much work a handler holds beyond what it runs, so that nobody
@@ -90,7 +98,7 @@ func (h *handler) fillLocked() {
 		return
 	}
 	h.main.fill()
-	if h.lane != nil && (!h.cfg.exclusive || h.main.puller.Pin() != "") {
+	if h.lane != nil && !time.Now().Before(h.lane.avoid) {
 		h.lane.fill()
 	}
 }
@@ -98,7 +106,12 @@ func (h *handler) fillLocked() {
 // fill asks for what there is room for. The handler is locked.
 func (s *source) fill() {
 	s.capacity = s.h.capacity()
-	s.puller.Fill(s.capacity-len(s.held), s.capacity)
+	switch {
+	case !s.settled && s.puller.Pin() != "": // it waits for all that another instance has had, however few are left
+		s.puller.Fill(s.capacity-len(s.held), 1)
+	case s.bytes < maxHeldBytes:
+		s.puller.Fill(s.capacity-len(s.held), s.capacity)
+	}
 }
 
 // enqueue takes in a delivery. The handler is locked.
@@ -146,6 +159,7 @@ func (h *handler) flush() {
 	if len(h.batch) > 0 {
 		u := unit(h.batch)
 		h.batch = nil
+		slices.SortFunc(u, func(a, b *delivery) int { return cmp.Compare(a.stored.Sequence, b.stored.Sequence) }) // some may come again
 		h.push(u)
 	}
 }
@@ -156,12 +170,18 @@ func (h *handler) push(u unit) {
 	h.begin()
 }
 
-// begin starts goroutines for what is ready and may run. The handler is locked.
+// begin has what is ready, and may run, run. The handler is locked.
 func (h *handler) begin() {
-	for len(h.running) < h.cfg.concurrency {
+	for h.active < h.cfg.concurrency {
 		u := h.next()
 		if u == nil {
 			return
+		}
+		h.active++
+		if h.parked > 0 {
+			h.parked--
+			h.offer <- u // has room for all that are parked
+			continue
 		}
 		r := &run{unit: u}
 		h.running[r] = struct{}{}
@@ -211,23 +231,78 @@ func (h *handler) mayBegin(now time.Time) bool {
 	return false
 }
 
+// notBegun takes back that an attempt has begun.
+func (h *handler) notBegun() {
+	if h.cfg.throttle == 0 {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if n := len(h.begun); n > 0 {
+		h.begun = h.begun[:n-1]
+	}
+}
+
 func (h *handler) wake() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.begin()
 }
 
-// work runs one unit after the other until none is ready.
+// work runs one unit after the other. While there is none the goroutine is parked,
+// since a new one would have to grow its stack again; unpark ends those that are
+// not needed.
 func (h *handler) work(r *run) {
-	for {
+	defer h.leave(r)
+	for r.unit != nil {
 		h.attempt(r)
 		h.mu.Lock()
-		if r.unit = h.next(); r.unit == nil {
-			delete(h.running, r)
+		r.unit = h.next()
+		if r.unit != nil {
 			h.mu.Unlock()
-			return
+			continue
 		}
+		h.active--
+		if h.stopping {
+			h.mu.Unlock()
+			break
+		}
+		h.parked++
+		h.rested = time.Now()
 		h.mu.Unlock()
+		r.unit = <-h.offer
+	}
+}
+
+// leave ends a goroutine of the handler, also when its function has.
+func (h *handler) leave(r *run) {
+	h.mu.Lock()
+	live := r.live
+	if r.over {
+		live = nil // it was given up
+	}
+	r.live = nil
+	h.mu.Unlock()
+	for _, d := range live {
+		h.failed(d, rpc.Internal.Errorf("the handler ended its goroutine"))
+	}
+	h.conclude(live, 0)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.running, r)
+	if live != nil {
+		h.active--
+		h.begin()
+	}
+}
+
+// parkFor is how long goroutines stay parked after the last has ended its work.
+const parkFor = time.Second
+
+// unpark ends the goroutines that are parked. The handler is locked.
+func (h *handler) unpark() {
+	for ; h.parked > 0; h.parked-- {
+		h.offer <- nil
 	}
 }
 
@@ -249,11 +324,8 @@ func (h *handler) conclude(u unit, took time.Duration) {
 			time.AfterFunc(d.out.after, func() { h.resume(d) })
 			continue
 		}
-		if d.src.held[d.place] == d {
-			delete(d.src.held, d.place)
-			if d.out.kind == outDone {
-				d.src.done.add(d.place)
-			}
+		if d.src.remove(d); d.out.kind == outDone {
+			d.src.done.add(d.place)
 		}
 		if h.cfg.key != nil && d.ready {
 			h.advance(d)
@@ -266,7 +338,11 @@ func (h *handler) conclude(u unit, took time.Duration) {
 func (h *handler) resume(d *delivery) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if !d.dropped && !h.stopping {
+	switch {
+	case d.dropped || h.stopping:
+	case h.cfg.debounce > 0 && !d.wanted:
+		h.enqueue(d)
+	default:
 		h.push(unit{d})
 	}
 }

@@ -417,6 +417,9 @@ func TestHistoryWhileTheBusIsAway(t *testing.T) {
 // stopServer shuts a server down and waits until the bus knows.
 func stopServer(t testing.TB, s *natsd.Server, b *bus.Bus) {
 	t.Helper()
+	if err := b.WaitConnected(t.Context()); err != nil { // else it does not lose the connection
+		t.Fatal(err)
+	}
 	lost := make(chan struct{}, 2)
 	defer b.OnDisconnect(func() { lost <- struct{}{} })()
 	s.Shutdown()

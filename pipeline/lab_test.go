@@ -188,3 +188,9 @@ func (l *lab) plain(subject string, data []byte, header nats.Header) {
 		l.Fatal(err)
 	}
 }
+
+func sorted(numbers []int) []int {
+	numbers = slices.Clone(numbers)
+	slices.Sort(numbers)
+	return numbers
+}

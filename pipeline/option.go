@@ -89,9 +89,11 @@ func Backoff(pauses ...time.Duration) HandlerOption {
 }
 
 // Timeout is how long an attempt may take before its context ends. The event
-// stays with the handler as long as it runs; one that goes on for twice as long
-// without noticing is given up: the attempt has failed, and its place stays taken
-// until it returns. Defaults to 30 seconds.
+// stays with the handler as long as it runs. One that goes on for twice as long
+// without noticing is given up: the attempt has failed, the event may be tried
+// elsewhere, and its place stays taken until it returns; not so when one instance
+// has all events (OrderBy and the like), of which nothing may run beside it.
+// Defaults to 30 seconds.
 func Timeout(d time.Duration) HandlerOption {
 	positive("Timeout", d)
 	return func(c *handlerConfig) { c.timeout = d }
@@ -141,7 +143,10 @@ func Filter[T any](keep func(Event[T]) bool) HandlerOption {
 // and across instances. Other keys run meanwhile.
 //
 // One instance has all events of such a handler; another follows when it ends,
-// or within 6 seconds when it dies. So more instances do not make it faster.
+// or within some 10 seconds when it dies. So more instances do not make it faster.
+// The instance holds at most 1,024 events that are not done: when so many of a few
+// keys wait for their next attempt, the other keys wait as well. An attempt that
+// ignores that its time is over holds up its key until it ends.
 //
 // T is that of the handler's events; any other makes On panic. Key is called from
 // one goroutine at a time.
@@ -150,8 +155,9 @@ func OrderBy[T any](key func(Event[T]) string) HandlerOption {
 }
 
 // Debounce handles the last of several events with the same key, once none has
-// come for that long; the others are done. Events of one key are handled one at a
-// time, and one instance has all of them, as with OrderBy.
+// come for that long, or ten times that long after the first; the others are done.
+// Events of one key are handled one at a time, and one instance has all of them, as
+// with OrderBy.
 func Debounce[T any](wait time.Duration, key func(Event[T]) string) HandlerOption {
 	positive("Debounce", wait)
 	return func(c *handlerConfig) {

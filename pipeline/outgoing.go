@@ -62,6 +62,7 @@ type outgoing struct {
 	id       string
 	named    bool // the id is the caller's, so another event may have it
 	expected uint64
+	at       time.Time // zero for now
 	msg      nats.Msg
 
 	attempts int
@@ -95,7 +96,12 @@ func (p *Pipeline) outgoing(from origin, event string, data any, opts []SendOpti
 	if meta.Source == "" {
 		meta.Source = p.cfg.Source
 	}
-	if meta.Time.IsZero() {
+	if cfg.at.After(time.Now()) {
+		o.at = cfg.at
+	}
+	if meta.Time.IsZero() && !o.at.IsZero() {
+		meta.Time = o.at
+	} else if meta.Time.IsZero() {
 		meta.Time = time.Now()
 	}
 	if cfg.correlation != "" {

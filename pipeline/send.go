@@ -24,6 +24,9 @@ type Receipt struct {
 	// Duplicate says that the stream had an event with this id and type already,
 	// whose place Sequence is: this one was not stored again.
 	Duplicate bool `json:"duplicate,omitempty"`
+	// At is when the event is sent, zero for one that was sent at once: until then
+	// it has no Sequence.
+	At time.Time `json:"at,omitzero"`
 }
 
 // Send sends an event. It is stored when the error is nil.
@@ -52,6 +55,9 @@ func (p *Pipeline) Send(ctx context.Context, event string, data any, opts ...Sen
 	o, err := p.outgoing(originOf(ctx), event, data, opts)
 	if err != nil {
 		return Receipt{}, err
+	}
+	if !o.at.IsZero() {
+		return p.sendLater(ctx, o)
 	}
 	return p.deliver(ctx, o)
 }

@@ -268,6 +268,9 @@ func (b *batch) fill() {
 	for b.next < len(b.waiting) && b.flying < maxInFlight && b.bytes < maxInFlightBytes && !b.trouble {
 		item := b.item(b.next)
 		o, err := b.pipeline.outgoing(b.origin, item.Event, item.Data, item.Options)
+		if err == nil && !o.at.IsZero() {
+			err = rpc.InvalidArgument.Errorf("send %s: a batch is sent at once: use Send for an event with At", item.Event)
+		}
 		i := b.next
 		b.next++
 		if err != nil {

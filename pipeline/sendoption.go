@@ -20,6 +20,7 @@ type sendConfig struct {
 	source      string
 	subject     string
 	time        time.Time
+	at          time.Time
 	correlation string
 	causation   string
 	expects     bool
@@ -135,6 +136,12 @@ func (c *sendConfig) check(event string) error {
 		if !printable(attribute.value) || len(attribute.value) > maxAttribute {
 			return wrong("the %s %.80q: want at most %d bytes of printable text; it has %d", attribute.what, attribute.value, maxAttribute, len(attribute.value))
 		}
+	}
+	switch {
+	case c.at.After(latest()):
+		return wrong("it is to be sent at %v: want a time before %d", c.at, latest().Year())
+	case !c.at.IsZero() && c.expects:
+		return wrong("At and WithExpectedSequence: nobody can tell what the sequence is by then")
 	}
 	if year := c.time.UTC().Year(); year < 0 || year > 9999 {
 		return wrong("the time %v: want a year from 0 to 9999", c.time)

@@ -1,12 +1,15 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"rpc.do/bus"
 	"rpc.do/pipeline/internal/pull"
 )
 
@@ -18,14 +21,17 @@ type source struct {
 	puller   *pull.Puller
 
 	// What follows is guarded by the handler.
-	held map[uint64]*delivery
-	done recent
-	last uint64 // place that was delivered, the highest
+	held  map[uint64]*delivery
+	bytes int // of what is held
+	done  recent
+	last  uint64 // place that was delivered, the highest
 	// settled says that nothing is with another instance: before, one that has
 	// got the pin runs nothing, so that what is older comes first.
 	settled  bool
 	settling bool
 	waiting  []*delivery // until it is settled
+	delivery uint64      // the last one's place among all of the consumer
+	avoid    time.Time   // nothing is pulled before: another instance is to have it
 }
 
 // Times of a handler of which one instance has all events.
@@ -40,7 +46,14 @@ const (
 	pinHeld = 1024
 
 	settleEvery = 100 * time.Millisecond
+
+	// avoidFor is how long an instance leaves a lane to the one that has the events.
+	avoidFor = 2 * time.Second
 )
+
+// maxHeldBytes is how much of the data of events a source holds before it asks
+// for no more.
+const maxHeldBytes = 64 << 20
 
 // ackWait is how long the server waits for a delivery that it hears nothing of.
 const ackWait = 30 * time.Second
@@ -70,6 +83,10 @@ func (s *source) message(m pull.Message) {
 	h := s.h
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if s.settled && h.cfg.exclusive && m.Delivery != s.delivery+1 {
+		s.unsettle() // what was delivered between is lost, and comes again: before this one runs
+	}
+	s.delivery = m.Delivery
 	if s.done.has(m.Sequence) { // the answer was lost
 		d := newDelivery(s, m)
 		d.answer(ackDone)
@@ -89,6 +106,7 @@ func (s *source) message(m pull.Message) {
 		return
 	}
 	s.held[m.Sequence] = d
+	s.bytes += len(m.Data)
 	if !s.settled {
 		s.waiting = append(s.waiting, d)
 		h.fillLocked()
@@ -113,18 +131,40 @@ func (s *source) pinned(got bool) {
 	h.workers.tasks.Go(s.settle)
 }
 
+// unsettle lets nothing that comes from now on run before all that was delivered
+// is here. The handler is locked.
+func (s *source) unsettle() {
+	s.settled = false
+	if !s.h.stopping && !s.settling {
+		s.settling = true
+		s.h.workers.tasks.Go(s.settle)
+	}
+}
+
 // drop gives back what no attempt has begun with. The handler is locked.
 func (s *source) drop() {
 	s.settled = !s.h.cfg.exclusive
 	s.waiting = nil
-	for place, d := range s.held {
-		if !d.running {
+	for _, d := range s.held {
+		switch {
+		case !d.running:
 			d.dropped = true
-			delete(s.held, place)
+			s.remove(d)
+			s.h.workers.attempts.untried(s.h, d)
 			d.giveBack(0)
+		case d.preparing: // it is given back when that is done
+			d.dropped = true
 		}
 	}
 	s.h.prune()
+}
+
+// remove lets go of a delivery, if it is held. The handler is locked.
+func (s *source) remove(d *delivery) {
+	if s.held[d.place] == d {
+		delete(s.held, d.place)
+		s.bytes -= len(d.msg.Data)
+	}
 }
 
 // settle waits until all that is delivered and not done is held here: what
@@ -156,6 +196,11 @@ func (s *source) trySettle() bool {
 	h := s.h
 	h.mu.Lock()
 	pin, held := s.puller.Pin(), len(s.held)
+	for _, d := range s.held {
+		if d.dropped { // it comes again
+			held--
+		}
+	}
 	if pin == "" || h.stopping {
 		s.settling = false
 		h.mu.Unlock()
@@ -163,16 +208,17 @@ func (s *source) trySettle() bool {
 	}
 	h.fillLocked()
 	h.mu.Unlock()
-	ctx, cancel := context.WithTimeout(h.workers.life, requestTimeout)
-	defer cancel()
-	consumer, err := h.workers.pipeline.js.Consumer(ctx, s.stream, h.durable) // asks for its state
-	if err != nil {
+	if !s.puller.Holds(time.Now()) {
 		return false
 	}
-	info := consumer.CachedInfo()
-	group := slices.IndexFunc(info.PriorityGroups, func(g jetstream.PriorityGroupState) bool { return g.Group == pinGroup })
-	if group < 0 || info.PriorityGroups[group].PinnedClientID != pin || info.NumAckPending > held {
+	ctx, cancel := context.WithTimeout(h.workers.life, requestTimeout)
+	defer cancel()
+	state, err := h.workers.pinState(ctx, s.stream, h.durable)
+	if err != nil || state.pin != pin || state.pending > held {
 		return false
+	}
+	if mine, err := s.alone(ctx); err != nil || !mine {
+		return s.yielded(err)
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -182,7 +228,7 @@ func (s *source) trySettle() bool {
 	s.settled, s.settling = true, false
 	waiting := s.waiting
 	s.waiting = nil
-	slices.SortFunc(waiting, func(a, b *delivery) int { return compare(a.place, b.place) })
+	slices.SortFunc(waiting, func(a, b *delivery) int { return cmp.Compare(a.place, b.place) })
 	for _, d := range waiting {
 		if s.held[d.place] == d {
 			h.enqueue(d)
@@ -191,14 +237,76 @@ func (s *source) trySettle() bool {
 	return true
 }
 
-func compare(a, b uint64) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
+// alone reports whether no other instance is at work for the handler. A handler
+// has two consumers, and their pins may be with two instances, since a pin goes to
+// whoever waits when a message comes. The one that has the pin of EVENTS is to
+// have both: it begins when nothing of the lane is with another, and the other
+// begins nothing from the lane any more.
+func (s *source) alone(ctx context.Context) (bool, error) {
+	h := s.h
+	h.mu.Lock()
+	main, lane := h.main, h.lane
+	h.mu.Unlock()
+	if s == main {
+		held := 0
+		if lane != nil {
+			h.mu.Lock()
+			held = len(lane.held)
+			h.mu.Unlock()
+		}
+		state, err := h.workers.pinState(ctx, LaneStream, h.durable)
+		return state.pending <= held, err
 	}
-	return 0
+	if main.puller.Holds(time.Now()) {
+		return true, nil
+	}
+	state, err := h.workers.pinState(ctx, bus.EventsStream, h.durable)
+	return state.pin == "" || state.pin == main.puller.Pin(), err
+}
+
+// yielded leaves a lane to the instance that has the events, unless it is not
+// known whether there is one. It reports whether settling has ended.
+func (s *source) yielded(err error) bool {
+	h := s.h
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err != nil || s == h.main {
+		return false
+	}
+	s.yield()
+	return true
+}
+
+// yield leaves a lane to the instance that has the events. The handler is locked.
+func (s *source) yield() {
+	s.settling, s.avoid = false, time.Now().Add(avoidFor)
+	s.drop()
+	s.h.workers.tasks.Go(func() { s.h.workers.unpin(s) })
+}
+
+// pinState is what the server says of a consumer that one instance has.
+type pinState struct {
+	pin     string
+	pending int // delivered, and not done
+}
+
+// pinState asks for the state of a consumer. One that is not there has none.
+func (w *workers) pinState(ctx context.Context, stream, name string) (pinState, error) {
+	consumer, err := w.pipeline.js.Consumer(ctx, stream, name) // asks for it
+	if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
+		return pinState{}, nil
+	}
+	if err != nil {
+		return pinState{}, err
+	}
+	info := consumer.CachedInfo()
+	state := pinState{pending: info.NumAckPending}
+	for _, group := range info.PriorityGroups {
+		if group.Group == pinGroup {
+			state.pin = group.PinnedClientID
+		}
+	}
+	return state, nil
 }
 
 // recent remembers the last places that are done: at least half of maxRecent.

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"rpc.do"
 	"rpc.do/bus"
 	"rpc.do/bus/bustest"
 	"rpc.do/pipeline"
@@ -134,4 +135,61 @@ func TestTakeOver(t *testing.T) {
 			ref.check(t, keys, each)
 		})
 	}
+}
+
+// What is in the lane of a handler of which one instance has all events goes to
+// that instance, or to any while none has them, and never beside its events.
+func TestLaneOfOne(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	ref := newReferee()
+	failing := true
+	var mu sync.Mutex
+	register := func(svc *server.Service) {
+		pipeline.On(svc, placed, "ledger", func(ctx context.Context, e pipeline.Event[order]) error {
+			mu.Lock()
+			fail := failing && e.Data.N == 0
+			mu.Unlock()
+			if fail {
+				return rpc.Terminal(errFailed)
+			}
+			ref.begin(e)
+			time.Sleep(2 * time.Millisecond) // for another to begin beside it
+			ref.end(e, true)
+			return nil
+		}, pipeline.OrderBy(func(e pipeline.Event[order]) string { return e.Data.Key }))
+	}
+	stop := l.serve("shop", register)
+	const keys, each = 3, 40
+	for k := range keys {
+		l.sendOrder(order{N: 0, Key: fmt.Sprint("key", k)})
+	}
+	l.deadLetters(keys)
+	stop()
+	mu.Lock()
+	failing = false
+	mu.Unlock()
+
+	// Nobody has the events, since there are none: the lane does not wait for one.
+	for range 5 {
+		l.serve("shop", register)
+	}
+	if n, err := l.p.RetryAllDead(t.Context(), pipeline.DeadQuery{}, nil); err != nil || n != keys {
+		t.Fatal(n, err)
+	}
+	l.until("the lane is empty", func() bool { return ref.handled() == keys })
+
+	for n := 1; n < each; n++ {
+		for k := range keys {
+			l.sendOrder(order{N: n, Key: fmt.Sprint("key", k)})
+		}
+		if n%10 == 5 {
+			if _, err := l.p.Replay(t.Context(), "shop", "ledger", pipeline.Replay{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	l.until("all are handled", func() bool { return ref.handled() == keys*each })
+	l.idle("shop", "ledger")
+	ref.check(t, keys, each)
 }

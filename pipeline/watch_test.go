@@ -71,7 +71,9 @@ func (w *watching) wantsEnd(code rpc.Code) {
 func TestWatchFrom(t *testing.T) {
 	t.Parallel()
 	b, p := newEvents(t)
-	put := func(name string) uint64 { return putEvent(t, b, bus.EventMeta{ID: bus.NewEventID(), Type: name}, `{"a":1}`) }
+	put := func(name string) uint64 {
+		return putEvent(t, b, bus.EventMeta{ID: bus.NewEventID(), Type: name}, `{"a":1}`)
+	}
 	put("A.b")
 	put("C.d")
 	put("A.b")

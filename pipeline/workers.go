@@ -59,7 +59,7 @@ func (w *workers) add(h *handler) bool {
 		return false
 	}
 	h.workers, h.log = w, w.log.With().Str("handler", h.name).Logger()
-	h.running = map[*run]struct{}{}
+	h.running, h.offer = map[*run]struct{}{}, make(chan unit, h.cfg.concurrency)
 	if h.cfg.key != nil {
 		h.boxes = map[string]*box{}
 	}
@@ -80,6 +80,9 @@ const (
 	// lanesEvery is how often the lanes are looked at, if nothing says that there
 	// is something in them.
 	lanesEvery = 30 * time.Second
+
+	// lanesAgain is for how long they are looked at when something does.
+	lanesAgain = 2 * time.Second
 
 	// startAtOnce bounds the consumers that are made at a time.
 	startAtOnce = 16
@@ -137,21 +140,21 @@ func (w *workers) ensureConsumers(ctx context.Context) error {
 func (w *workers) tick() {
 	ticker := time.NewTicker(tickEvery)
 	defer ticker.Stop()
-	var looked time.Time
+	var looked, again time.Time // until again, at every tick
 	for {
 		now := time.Now()
 		select {
 		case <-w.life.Done():
 			return
 		case now = <-ticker.C:
-		case <-w.dirty:
-			looked = time.Time{}
+		case <-w.dirty: // it may be heard of before it is stored
+			looked, again = time.Time{}, now.Add(lanesAgain)
 		}
 		w.hub.Tick(now)
 		for _, h := range w.handlers {
 			h.tick(now)
 		}
-		if now.Sub(looked) >= lanesEvery && w.bus.Connected() {
+		if (now.Sub(looked) >= lanesEvery || now.Before(again)) && w.bus.Connected() {
 			looked = now
 			w.openLanes()
 		}
@@ -161,6 +164,9 @@ func (w *workers) tick() {
 // tick keeps what the handler holds and ends what takes too long.
 func (h *handler) tick(now time.Time) {
 	h.mu.Lock()
+	if h.active == 0 && now.Sub(h.rested) > parkFor {
+		h.unpark()
+	}
 	if h.main == nil || len(h.main.held) == 0 && (h.lane == nil || len(h.lane.held) == 0) {
 		h.mu.Unlock()
 		return
@@ -181,6 +187,35 @@ func (h *handler) tick(now time.Time) {
 		}
 	}
 	h.giveUp(now)
+	h.leaveLane(now)
+}
+
+// leaveEvery is how often an instance that is at work with what is in the lane, and
+// does not have the events, looks whether another has them.
+const leaveEvery = time.Second
+
+// leaveLane gives back what waits from the lane when another instance has the
+// events.
+func (h *handler) leaveLane(now time.Time) {
+	h.mu.Lock()
+	lane := h.lane
+	look := h.cfg.exclusive && lane != nil && len(lane.held) > 0 && now.Sub(h.leftLane) >= leaveEvery && !h.main.puller.Holds(now)
+	if look {
+		h.leftLane = now
+	}
+	h.mu.Unlock()
+	if !look {
+		return
+	}
+	h.workers.tasks.Go(func() {
+		ctx, cancel := context.WithTimeout(h.workers.life, requestTimeout)
+		defer cancel()
+		if alone, err := lane.alone(ctx); err == nil && !alone {
+			h.mu.Lock()
+			lane.yield()
+			h.mu.Unlock()
+		}
+	})
 }
 
 // lookAtLanes has the lanes looked at soon.
@@ -195,12 +230,14 @@ func (w *workers) lookAtLanes() {
 // at once, and waits for the attempts; those that are left when ctx ends are
 // cancelled.
 func (w *workers) Stop(ctx context.Context) error {
+	w.makeAttempts(ctx)
 	for _, h := range w.handlers {
 		h.stop()
 	}
 	_ = w.lanes.Unsubscribe() // fails only when the connection is gone, and the subscription with it
-	w.hub.Close()
-	w.unpin(ctx)
+	w.hub.Close()             // what is on its way is given back
+	w.unpinAll()
+	w.closePullers()
 	ended := make(chan struct{})
 	go func() {
 		w.runs.Wait()
@@ -211,6 +248,32 @@ func (w *workers) Stop(ctx context.Context) error {
 	w.tasks.Wait()
 	w.cancel()
 	return err
+}
+
+func (w *workers) closePullers() {
+	for _, h := range w.handlers {
+		for _, s := range []*source{h.main, h.lane} {
+			if s != nil {
+				s.puller.Close()
+			}
+		}
+	}
+}
+
+// makeAttempts makes the bucket of attempts when there is something that is to be
+// given back, which is noted there.
+func (w *workers) makeAttempts(ctx context.Context) {
+	for _, h := range w.handlers {
+		h.mu.Lock()
+		held := len(h.main.held)
+		h.mu.Unlock()
+		if held > 0 && w.bus.Connected() {
+			ctx, cancel := context.WithTimeout(ctx, time.Second)
+			defer cancel()
+			_ = w.attempts.make(ctx) // else an event may lose an attempt
+			return
+		}
+	}
 }
 
 func (w *workers) await(ctx context.Context, ended <-chan struct{}) error {
@@ -230,7 +293,7 @@ func (w *workers) await(ctx context.Context, ended <-chan struct{}) error {
 	n := 0
 	for _, h := range w.handlers {
 		h.mu.Lock()
-		n += len(h.running)
+		n += h.active
 		h.mu.Unlock()
 	}
 	return fmt.Errorf("%d handlers of events of %s did not end in time; their events come again", n, w.svc.Name())
@@ -241,6 +304,7 @@ func (h *handler) stop() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.stopping = true
+	h.unpark()
 	if h.batchAt != nil {
 		h.batchAt.Stop()
 	}
@@ -249,30 +313,36 @@ func (h *handler) stop() {
 	}
 	for _, s := range []*source{h.main, h.lane} {
 		if s != nil {
-			s.puller.Close()
 			s.drop()
 		}
 	}
 	h.ready, h.batch, h.inbound = nil, nil, nil
 }
 
-// unpin lets other instances have the events of handlers at once of which this
+// unpinAll lets other instances have the events of handlers at once of which this
 // one had all.
-func (w *workers) unpin(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
+func (w *workers) unpinAll() {
 	for _, h := range w.handlers {
 		h.mu.Lock()
 		sources := []*source{h.main, h.lane}
 		h.mu.Unlock()
 		for _, s := range sources {
-			if s == nil || s.puller.Pin() == "" || !w.bus.Connected() {
-				continue
-			}
-			stream, err := w.pipeline.js.Stream(ctx, s.stream)
-			if err == nil {
-				_ = stream.UnpinConsumer(ctx, h.durable, pinGroup) // else the pin ends by itself
+			if s != nil {
+				w.unpin(s)
 			}
 		}
 	}
+}
+
+// unpin gives up the pin of a source, if it has it.
+func (w *workers) unpin(s *source) {
+	if s.puller.Pin() == "" || !w.bus.Connected() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(w.life, time.Second)
+	defer cancel()
+	if stream, err := w.pipeline.js.Stream(ctx, s.stream); err == nil {
+		_ = stream.UnpinConsumer(ctx, s.h.durable, pinGroup) // else the pin ends by itself
+	}
+	s.puller.Forgo()
 }

@@ -52,11 +52,26 @@ func Open(b *bus.Bus) (*Hub, error) {
 	return h, nil
 }
 
-// Close ends the subscription: the server delivers nothing more to it. What has
-// come before may still be handed on for a moment.
+// closeTime is how long Close waits for what is on its way.
+const closeTime = 2 * time.Second
+
+// Close ends the subscription: the server delivers nothing more to it. What it has
+// delivered before is handed on when Close returns, unless the bus is away.
 func (h *Hub) Close() {
 	h.stop()
-	_ = h.sub.Unsubscribe() // fails only when the connection is gone, and the subscription with it
+	closed := make(chan struct{})
+	h.sub.SetClosedHandler(func(string) { close(closed) })
+	if !h.bus.Connected() || h.sub.Drain() != nil {
+		_ = h.sub.Unsubscribe() // fails only when the connection is gone, and the subscription with it
+		return
+	}
+	timer := time.NewTimer(closeTime)
+	defer timer.Stop()
+	select {
+	case <-closed:
+	case <-timer.C:
+		_ = h.sub.Unsubscribe()
+	}
 }
 
 // Puller returns a puller for a consumer, which does nothing until Fill. A

@@ -15,6 +15,8 @@ type Message struct {
 	Sequence uint64
 	// Delivered counts how often the consumer has delivered it, from 1.
 	Delivered int
+	// Delivery is its place among all that the consumer has delivered, from 1.
+	Delivery uint64
 	// Stored is when the stream has taken it in.
 	Stored time.Time
 
@@ -50,6 +52,6 @@ func readMeta(msg *nats.Msg) (Message, bool) {
 		}
 		fields[i] = n
 	}
-	m.Delivered, m.Sequence, m.Stored = int(fields[0]), uint64(fields[1]), time.Unix(0, fields[3])
+	m.Delivered, m.Sequence, m.Delivery, m.Stored = int(fields[0]), uint64(fields[1]), uint64(fields[2]), time.Unix(0, fields[3])
 	return m, true
 }

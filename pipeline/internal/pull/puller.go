@@ -55,12 +55,13 @@ const (
 	// expires is how long the server keeps a pull, and heartbeat how often it
 	// says that it does.
 	expires   = 60 * time.Second
-	heartbeat = 15 * time.Second
+	heartbeat = 5 * time.Second
 
-	// keepEvery is how often a pull is sent that only keeps the pin, and
-	// keepExpires how long it waits for its answer.
-	keepEvery   = 1500 * time.Millisecond
-	keepExpires = 500 * time.Millisecond
+	// keepEvery and keepExpires are the parts of the time that a pin stays by
+	// itself after which a pull is sent that only keeps it, and after which that is
+	// answered.
+	keepEvery   = 4
+	keepExpires = 12
 
 	// maxBytes bounds what one pull may bring, whatever the number of messages.
 	maxBytes = 16 << 20
@@ -157,7 +158,7 @@ func (p *Puller) keep(now time.Time) {
 		clear(p.keeps)
 	}
 	p.keptLast = now
-	if p.send(request{Expires: keepExpires, Batch: 1, MaxBytes: 1, Group: p.cfg.Group, ID: p.pin}) {
+	if p.send(request{Expires: p.cfg.PinFor / keepExpires, Batch: 1, MaxBytes: 1, Group: p.cfg.Group, ID: p.pin}) {
 		p.keeps[p.last] = now
 	}
 }
@@ -181,6 +182,7 @@ func (p *Puller) message(m Message) {
 	if p.cfg.Group != "" {
 		if pin := m.Header.Get("Nats-Pin-Id"); pin != p.pin && pin != "" {
 			p.pin, p.keeps, p.kept, got = pin, map[uint64]time.Time{}, time.Time{}, true
+			p.asked = 0 // pulls without the pin bring nothing now, and which of them has got it is not known
 			p.keep(p.heard)
 		}
 	}
@@ -214,6 +216,15 @@ func (p *Puller) Holds(now time.Time) bool {
 	return p.pin != "" && now.Sub(p.kept) < p.cfg.PinFor-p.cfg.PinFor/4
 }
 
+// Forgo makes the puller one without the pin, which somebody has taken from the
+// consumer.
+func (p *Puller) Forgo() {
+	p.mu.Lock()
+	p.pin, p.keeps = "", nil
+	p.mu.Unlock()
+	p.announce(false)
+}
+
 // Pin returns the id of the pin, empty for none.
 func (p *Puller) Pin() string {
 	p.mu.Lock()
@@ -230,13 +241,15 @@ func (p *Puller) status(pull uint64, msg *nats.Msg) {
 		p.mu.Unlock()
 		return
 	}
-	p.heard = now
+	sent, keeps := p.keeps[pull]
+	delete(p.keeps, pull)
+	if !keeps { // which says nothing of the others
+		p.heard = now
+	}
 	if code == "100" {
 		p.mu.Unlock()
 		return
 	}
-	sent, keeps := p.keeps[pull]
-	delete(p.keeps, pull)
 	if keeps && code != "423" { // the pin was right when the pull was taken in
 		if sent.After(p.kept) {
 			p.kept = sent
@@ -294,6 +307,7 @@ func (p *Puller) forget() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.asked, p.pause = 0, 0
+	p.kept = time.Time{} // a server that was restarted knows no pins
 }
 
 // tick drops what is asked for when nothing has been heard of it for too long.
@@ -311,7 +325,7 @@ func (p *Puller) tick(now time.Time) {
 	switch {
 	case lost:
 		p.pin, p.keeps = "", nil
-	case p.pin != "" && now.Sub(p.keptLast) >= keepEvery && p.hub.bus.Connected():
+	case p.pin != "" && now.Sub(p.keptLast) >= p.cfg.PinFor/keepEvery && p.hub.bus.Connected():
 		p.keep(now)
 	}
 	again := p.asked == 0 && !now.Before(p.wait)

@@ -1,4 +1,4 @@
-// Package bench measures calls, calls of objects and, in alternating rounds of
+// Package bench measures calls, calls of objects, events and, in alternating rounds of
 // the same run, what they are compared with. A round of one is followed by a
 // round of the other, and who goes first changes each time, so that both see
 // the same machine.
@@ -58,6 +58,30 @@ type Config struct {
 	Progress func(name string, concurrency int)
 
 	cpu bool // rows tell what the processor did
+}
+
+// start starts one side.
+type start func(context.Context) (*workload, error)
+
+// compare measures what starts starts, all but the first only with a baseline.
+func compare(ctx context.Context, cfg Config, callers int, starts ...start) (rows []Row, err error) {
+	if !cfg.Baseline {
+		starts = starts[:1]
+	}
+	var sides []*workload
+	defer func() {
+		for _, side := range sides {
+			err = firstError(err, side.stop())
+		}
+	}()
+	for _, start := range starts {
+		side, err := start(ctx)
+		if err != nil {
+			return nil, err
+		}
+		sides = append(sides, side)
+	}
+	return measure(ctx, cfg, callers, sides...)
 }
 
 // measure runs the sides in turn with so many callers. It returns a row for each

@@ -192,8 +192,12 @@ func ids(concurrency []int, id func(caller int) string) []string {
 	return all
 }
 
+func (cfg *ObjectConfig) removeStream(ctx context.Context, name string) error {
+	return removeStream(ctx, cfg.Config, name)
+}
+
 // removeStream removes a stream if it is there.
-func (cfg *ObjectConfig) removeStream(ctx context.Context, name string) (err error) {
+func removeStream(ctx context.Context, cfg Config, name string) (err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
 	defer cancel()
 	b, err := cfg.Connect(ctx)

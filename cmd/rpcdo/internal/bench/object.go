@@ -116,28 +116,9 @@ func (cfg *ObjectConfig) callers(least int) []int {
 	return some
 }
 
-// start starts one side.
-type start func(context.Context) (*workload, error)
-
 // compare measures what starts starts, all but the first only with a baseline.
-func (cfg *ObjectConfig) compare(ctx context.Context, callers int, starts ...start) (rows []Row, err error) {
-	if !cfg.Baseline {
-		starts = starts[:1]
-	}
-	var sides []*workload
-	defer func() {
-		for _, side := range sides {
-			err = firstError(err, side.stop())
-		}
-	}()
-	for _, start := range starts {
-		side, err := start(ctx)
-		if err != nil {
-			return nil, err
-		}
-		sides = append(sides, side)
-	}
-	return measure(ctx, cfg.Config, callers, sides...)
+func (cfg *ObjectConfig) compare(ctx context.Context, callers int, starts ...start) ([]Row, error) {
+	return compare(ctx, cfg.Config, callers, starts...)
 }
 
 // increments compares one caller with what a turn costs at least: a request and

@@ -17,6 +17,9 @@ type round struct {
 
 // round has callers run the workload for d, each at least once.
 func (w *workload) round(ctx context.Context, callers int, d time.Duration) (round, error) {
+	if w.own != nil {
+		return w.own(ctx, callers, d)
+	}
 	end := time.Now().Add(d)
 	return loop(ctx, callers, end.After, w.op)
 }

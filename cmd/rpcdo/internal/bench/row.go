@@ -28,6 +28,9 @@ type Row struct {
 	CPUus          float64 `json:"cpu_us,omitempty"`
 	CPUusPerS      float64 `json:"cpu_us_per_s,omitempty"`
 	BytesPerObject float64 `json:"bytes_per_object,omitempty"`
+
+	// Of events: the memory that a handler takes which has nothing to do.
+	BytesPerHandler float64 `json:"bytes_per_handler,omitempty"`
 }
 
 // Baseline is what a row is compared with.

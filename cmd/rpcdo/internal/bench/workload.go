@@ -23,6 +23,9 @@ type workload struct {
 	name string // of it as what another is compared with
 	op   func(ctx context.Context, caller int) error
 	stop func() error
+
+	// own, when it is set, is how a round of it goes, in place of calls of op.
+	own func(ctx context.Context, callers int, d time.Duration) (round, error)
 }
 
 // run starts the service and returns when it takes calls.

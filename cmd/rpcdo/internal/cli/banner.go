@@ -52,6 +52,8 @@ func (a *app) banner(url, store string, withDemo bool) string {
 		row("services", "greeter "+demo.Version+"  hello")
 		row("", "math "+demo.Version+"     add, divide")
 		row("objects", demo.Class+"        increment, reset, value")
+		row("events", demo.Registered.Name()+", handled by greeter ("+demo.Handler+"), which sends "+demo.Greeted.Name())
+		row("", a.env.Program+" events send "+demo.Registered.Name()+` '{"name":"Ada"}'`+a.onBus(url))
 	}
 	b.WriteString("\nTry in another terminal:\n")
 	for _, line := range a.tryLines(url, withDemo) {
@@ -61,13 +63,17 @@ func (a *app) banner(url, store string, withDemo bool) string {
 	return b.String()
 }
 
+// onBus is what a command needs to find the bus.
+func (a *app) onBus(url string) string {
+	if env := a.env.Getenv("NATS_URL"); env == "" && url != bus.DefaultURL || env != "" && env != url {
+		return " --server " + url
+	}
+	return ""
+}
+
 // tryLines returns commands that work when pasted into a shell.
 func (a *app) tryLines(url string, withDemo bool) []string {
-	where := ""
-	env := a.env.Getenv("NATS_URL")
-	if env == "" && url != bus.DefaultURL || env != "" && env != url {
-		where = " --server " + url
-	}
+	where := a.onBus(url)
 	lines := []string{
 		`call math.add '{"a":1,"b":2}'` + where,
 		`call greeter.hello '{"name":"Ada"}'` + where,

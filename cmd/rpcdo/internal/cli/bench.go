@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -32,11 +33,11 @@ func (a *app) bench() *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "bench",
 		Short: "Measure latency and throughput",
-		Long: `Measures on this machine, in this process, how long calls take and how many are
-done in a second.`,
+		Long: `Measures on this machine, in this process, how long calls take, or events, and
+how many are done in a second.`,
 		Example: "  rpcdo bench call --baseline",
 		GroupID: groupCall,
-	}, a.benchCall(), a.benchObject())
+	}, a.benchCall(), a.benchObject(), a.benchEvent())
 }
 
 type benchFlags struct {
@@ -79,16 +80,25 @@ trouble, another bus is used only when --server names it; NATS_URL is not read.`
 	return cmd
 }
 
-// register registers the flags that all benchmarks have.
+// register registers the flags of what can be measured on another bus too.
 func (f *benchFlags) register(cmd *cobra.Command, concurrency []int, duration time.Duration, baseline string) {
+	f.registerLoad(cmd, concurrency, duration, baseline, bench.Transports()...)
+	f.connection.registerAs(cmd, "`URL` of a bus to measure over (default: one of its own)")
+}
+
+// registerLoad registers the flags that all benchmarks have.
+func (f *benchFlags) registerLoad(cmd *cobra.Command, concurrency []int, duration time.Duration, baseline string, transports ...bench.Transport) {
+	var names []string
+	for _, t := range transports {
+		names = append(names, string(t))
+	}
 	flags := cmd.Flags()
 	flags.IntSliceVar(&f.concurrency, "concurrency", concurrency, "callers at once; several separated by commas")
 	flags.DurationVar(&f.duration, "duration", duration, "how long to measure each row (that again with --baseline)")
 	flags.IntVar(&f.rounds, "rounds", 5, "how many rounds the duration is in")
 	flags.BoolVar(&f.baseline, "baseline", false, baseline)
-	flags.StringSliceVar(&f.transports, "transport", []string{string(bench.TCP)}, "tcp, inprocess, shortcut; several separated by commas")
-	f.connection.registerAs(cmd, "`URL` of a bus to measure over (default: one of its own)")
-	complete(cmd, "transport", "tcp", "inprocess", "shortcut")
+	flags.StringSliceVar(&f.transports, "transport", []string{string(bench.TCP)}, strings.Join(names, ", ")+"; several separated by commas")
+	complete(cmd, "transport", names...)
 }
 
 func (f *benchFlags) check() error {

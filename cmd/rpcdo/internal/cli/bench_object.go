@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -105,14 +104,6 @@ func (f *benchObjectFlags) check() error {
 		return usagef("--active %d: want 1 to %d", f.active, maxObjects)
 	}
 	return f.benchFlags.check()
-}
-
-func joined(aspects []bench.Aspect) string {
-	names := make([]string, len(aspects))
-	for i, aspect := range aspects {
-		names[i] = string(aspect)
-	}
-	return strings.Join(names, ", ")
 }
 
 func (a *app) runBenchObject(ctx context.Context, f *benchObjectFlags) error {

@@ -89,7 +89,7 @@ func (a *app) runCall(ctx context.Context, f *callFlags, args []string) (err err
 	if err != nil {
 		return err
 	}
-	params, err := a.readParams(ctx, args[1:])
+	params, err := a.readJSON(ctx, "params", args[1:])
 	if err != nil {
 		return err
 	}
@@ -179,18 +179,19 @@ func splitHeader(text string) (name, value string, err error) {
 	return name, value, nil
 }
 
-// readParams returns the params that are given on the command line or stdin.
-func (a *app) readParams(ctx context.Context, args []string) (json.RawMessage, error) {
+// readJSON returns the JSON that is given on the command line or on stdin, null
+// when there is none. What it is called is for messages.
+func (a *app) readJSON(ctx context.Context, what string, args []string) (json.RawMessage, error) {
 	if len(args) == 0 {
 		return json.RawMessage("null"), nil
 	}
-	where, data := "params", []byte(args[0])
+	where, data := what, []byte(args[0])
 	if args[0] == "-" {
 		var err error
 		if data, err = readAll(ctx, a.env.In); err != nil {
 			return nil, err
 		}
-		where = "params on stdin"
+		where += " on stdin"
 	}
 	if err := checkJSON(where, data); err != nil {
 		return nil, err

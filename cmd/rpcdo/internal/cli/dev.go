@@ -25,8 +25,9 @@ func (a *app) dev() *cobra.Command {
 		Use:   "dev [flags]",
 		Short: "Run a bus and demo services on this machine, for development",
 		Long: `Runs a NATS server with JetStream in this process, on 127.0.0.1 only, the demo
-services math and greeter, and durable objects of the class counter. Ctrl-C
-finishes what runs and stops; a second Ctrl-C ends at once.
+services math and greeter, and durable objects of the class counter. The greeter
+handles the event User.registered too, and sends Greeting.sent. Ctrl-C finishes
+what runs and stops; a second Ctrl-C ends at once.
 
 What is stored is kept between runs, in .rpcdo/dev below the current directory
 unless --store says otherwise. It is written to disk every two minutes

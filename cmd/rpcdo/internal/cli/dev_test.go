@@ -34,7 +34,7 @@ func TestDevSaysWhatToTryAndItWorks(t *testing.T) {
 	p := start(t, Env{Program: "./my rpcdo"}, "dev", "--nats-port", "0", "--store", store)
 	banner := p.waitFor(t, "Ctrl-C stops.\n")
 	url := urlIn(t, banner, "rpcdo dev: ready ")
-	for _, want := range []string{url, "JetStream", "127.0.0.1", store, "sync: interval", "power failure", "math 1.0.0", "greeter 1.0.0", "objects   counter"} {
+	for _, want := range []string{url, "JetStream", "127.0.0.1", store, "sync: interval", "power failure", "math 1.0.0", "greeter 1.0.0", "objects   counter", "events    User.registered"} {
 		if !strings.Contains(banner, want) {
 			t.Errorf("the banner lacks %q:\n%s", want, banner)
 		}
@@ -47,10 +47,10 @@ func TestDevSaysWhatToTryAndItWorks(t *testing.T) {
 		}
 		tried++
 		o := rpcdo(t, Env{}, words(command)...)
-		o.want(t, exitDone, texts([]string{`{"sum":3}`, `{"message":"Hello, Ada!"}`, `{"value":1}`, "greeter"}[tried-1]), nil)
+		o.want(t, exitDone, texts([]string{"stored $.User.registered", `{"sum":3}`, `{"message":"Hello, Ada!"}`, `{"value":1}`, "greeter"}[tried-1]), nil)
 	}
-	if tried != 4 {
-		t.Errorf("%d lines to try in the banner, want 4:\n%s", tried, banner)
+	if tried != 5 {
+		t.Errorf("%d lines to try in the banner, want 5:\n%s", tried, banner)
 	}
 	if status := p.stop(t); status != exitDone || p.err.String() != "" {
 		t.Errorf("stopped with status %d, stderr %q", status, &p.err)

@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"context"
 	"strings"
 	"testing"
 
 	"github.com/spf13/cobra"
 
 	"rpc.do/bus"
+	"rpc.do/pipeline"
 )
 
 // notRun lists the examples in the help that are not run here, and why.
@@ -90,6 +92,10 @@ func runExample(t *testing.T, url, line string) {
 		}
 	case args[0] == "objects":
 		runObjectsExample(t, env, args)
+	case args[0] == "events":
+		runEventsExample(t, env, args)
+	case args[0] == "bench" && args[1] == "event":
+		rpcdo(t, env, append(args, "--duration", "10ms")...).want(t, exitDone, texts("event/tcp/"), nil)
 	case args[0] == "bench":
 		rpcdo(t, env, append(args, "--duration", "10ms")...).want(t, exitDone, texts("call/tcp/"), nil)
 	case args[0] == "dev":
@@ -124,6 +130,40 @@ func runObjectsExample(t *testing.T, env Env, args []string) {
 		rpcdo(t, env, "objects", "call", "counter", args[3], "increment", `{"by":1}`).want(t, exitDone, texts("value"), nil)
 	}
 	if o := rpcdo(t, env, args...); o.status != exitDone {
+		t.Errorf("status %d, stderr %s", o.status, o.err)
+	}
+}
+
+// runEventsExample runs a command whose events, handlers and dead letters must be
+// there, on a bus of its own: some examples discard all of them.
+func runEventsExample(t *testing.T, env Env, args []string) {
+	t.Helper()
+	l := newEventsBus(t)
+	l.env.In = env.In
+	start(t, l.env, "serve").waitFor(t, "ready ")
+	l.serve("mailer", "send-welcome", "User.registered", func(context.Context, pipeline.RawEvent) error { return nil })()
+	for range 7 {
+		l.run("send", "User.registered", `{"name":""}`).want(t, exitDone, texts("stored"), nil)
+	}
+	for _, id := range []string{"order-17/paid", "0197d3a8-7c1e-7cc3-9c0b-6e51a1b2c3d4"} {
+		l.run("send", "User.registered", `{"name":"Ada"}`, "--id", id).want(t, exitDone, texts("stored"), nil)
+	}
+	l.wantDead(7)
+	if args[1] == "tail" {
+		p := start(t, l.env, args...)
+		for shown := p.out.contains("User.registered"); ; {
+			l.run("send", "User.registered", `{"name":"Ada"}`).want(t, exitDone, texts("stored"), nil)
+			select {
+			case <-shown:
+				if status := p.stop(t); status != exitDone {
+					t.Errorf("status %d, stderr %s", status, &p.err)
+				}
+				return
+			default:
+			}
+		}
+	}
+	if o := rpcdo(t, l.env, args...); o.status != exitDone {
 		t.Errorf("status %d, stderr %s", o.status, o.err)
 	}
 }

@@ -52,8 +52,10 @@ func invalidValue(cmd *cobra.Command, err error, value string) error {
 		want = "want a time with its unit, such as 5s or 500ms"
 	case errors.Is(err, strconv.ErrRange):
 		want = "the number is too large"
-	case kind == "int", kind == "int32":
+	case kind == "int", kind == "int32", kind == "int64":
 		want = "want a whole number"
+	case kind == "uint64":
+		want = "want a whole number, 0 or more"
 	case kind == "intSlice":
 		want = "want whole numbers separated by commas, such as 1,64"
 	case kind == "bool":

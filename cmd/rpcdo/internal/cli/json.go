@@ -89,7 +89,7 @@ func wanted(complaint string) string {
 		{" after object key", "a colon"},
 		{" after object key:value pair", "a comma or }"},
 		{" after array element", "a comma or ]"},
-		{" after top-level value", "nothing more: the params are one value"},
+		{" after top-level value", "nothing more: it is one value"},
 		{" in string literal", `line ends and the like written as \n`},
 		{" in string escape code", `one of \" \\ \/ \b \f \n \r \t \u`},
 		{` in \u hexadecimal character escape`, "four hexadecimal digits"},

@@ -1,6 +1,6 @@
 // Package demo has the services that rpcdo dev and rpcdo serve run, so that
 // there is something to call: math and greeter, which keep no state, and objects,
-// which serves the class counter.
+// which serves the class counter. The greeter also handles an event.
 package demo
 
 import "rpc.do"
@@ -16,6 +16,12 @@ var (
 		rpc.Description("Divides a by b; b must not be 0."))
 	Hello = rpc.NewMethod[Person, Greeting]("greeter.hello", rpc.Idempotent(),
 		rpc.Description("Greets somebody by name."))
+)
+
+// The events: who has registered is greeted.
+var (
+	Registered = rpc.NewEvent[Person]("User.registered")
+	Greeted    = rpc.NewEvent[Greeting]("Greeting.sent")
 )
 
 // Numbers are the params of the methods of math.
@@ -34,12 +40,12 @@ type Quotient struct {
 	Quotient float64 `json:"quotient"`
 }
 
-// Person is the params of Hello.
+// Person is the params of Hello, and the data of Registered.
 type Person struct {
 	Name string `json:"name"`
 }
 
-// Greeting is the result of Hello.
+// Greeting is the result of Hello, and the data of Greeted.
 type Greeting struct {
 	Message string `json:"message"`
 }

@@ -13,6 +13,7 @@ import (
 func Greeter(b *bus.Bus) *server.Service {
 	svc := server.New(b, "greeter", server.Config{Version: Version, Description: "Greets people, to try calls with."})
 	server.Handle(svc, Hello, hello)
+	handleEvents(b, svc)
 	return svc
 }
 

@@ -1,0 +1,175 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"rpc.do"
+	"rpc.do/bus"
+)
+
+// LaterStream is the stream of the events that are to be sent later. Each waits
+// as one scheduled message (ADR-51) on $RPC.event.later.<id>. When its time comes
+// the server moves it to $RPC.event.due.<id>.<type>, from where EVENTS takes it
+// in: no process of ours has to be awake.
+const LaterStream = "EVENTS_LATER"
+
+const (
+	laterVersion = 1
+
+	laterPrefix     = "$RPC.event.later."
+	duePrefix       = "$RPC.event.due"
+	cancelledPrefix = "$RPC.event.cancelled."
+
+	// keptTTL is how long the stream knows that an event has fired, or was
+	// cancelled.
+	keptTTL = "24h"
+)
+
+// latest is how far ahead an event may be sent.
+func latest() time.Time { return time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC) }
+
+// At sends the event at that time, or at once when it has passed. It is stored
+// when Send returns nil, and comes from a few milliseconds to a quarter of a second
+// after its time, with that as its Time unless WithTime says another. The stream
+// has its id as long as it waits: one with the same id is not sent then. Cancel
+// takes it back.
+//
+// It is not for batches, and not with WithExpectedSequence.
+func At(t time.Time) SendOption {
+	return func(c *sendConfig) { c.at = t }
+}
+
+// After is At for a time from now on.
+func After(d time.Duration) SendOption {
+	return func(c *sendConfig) { c.at = time.Now().Add(d) }
+}
+
+func (p *Pipeline) laterStream(ctx context.Context) (jetstream.Stream, error) {
+	return p.ensure(ctx, LaterStream, func(ctx context.Context) (jetstream.Stream, error) {
+		stream, err := p.bus.EnsureStream(ctx, jetstream.StreamConfig{
+			Name: LaterStream, Subjects: []string{laterPrefix + "*", duePrefix + ".>", cancelledPrefix + "*"}, Description: "events that are to be sent later",
+			Storage: jetstream.FileStorage, MaxMsgsPerSubject: 1, AllowRollup: true, AllowMsgTTL: true, AllowMsgSchedules: true,
+		}, laterVersion)
+		if err != nil {
+			return nil, err
+		}
+		return stream, p.bus.SourceEvents(ctx, LaterStream, duePrefix)
+	})
+}
+
+// sendLater has an event wait until its time.
+func (p *Pipeline) sendLater(ctx context.Context, o *outgoing) (Receipt, error) {
+	ctx, cancel := p.withTimeout(ctx)
+	defer cancel()
+	header := maps.Clone(o.msg.Header)
+	delete(header, headerMsgID) // the subject is the event's own
+	key := bus.Escape(o.id)
+	header["Nats-Schedule"] = []string{"@at " + o.at.UTC().Format(time.RFC3339Nano)}
+	header["Nats-Schedule-Target"] = []string{duePrefix + "." + key + "." + o.name}
+	header["Nats-Schedule-TTL"] = []string{keptTTL}
+	header[headerExpected] = []string{"0"}
+	receipt := Receipt{ID: o.id, Subject: o.msg.Subject, At: o.at}
+	err := p.store(ctx, &nats.Msg{Subject: laterPrefix + key, Header: header, Data: o.msg.Data}, LaterStream, p.laterStream)
+	if !isWrongLast(err) {
+		if err != nil {
+			return Receipt{}, coded(ctx, err)
+		}
+		return receipt, nil
+	}
+	// It waits already: this one, of which an answer was lost, or another.
+	waits, _, err := p.waits(ctx, o.id)
+	switch {
+	case err != nil:
+		return Receipt{}, err
+	case waits != nil && waits.Header.Get("Nats-Schedule-Target") != header["Nats-Schedule-Target"][0]:
+		return Receipt{}, rpc.AlreadyExists.Errorf("send %s: the id %.80q is that of an event of another type, which waits for its time", o.name, o.id)
+	}
+	receipt.Duplicate = o.named
+	return receipt, nil
+}
+
+// isWrongLast reports whether an error says that a subject has another last
+// message than was expected.
+func isWrongLast(err error) bool {
+	e, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && (e.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || e.ErrorCode == codeWrongLastReplica)
+}
+
+// codeWrongLastReplica is how a cluster says it.
+const codeWrongLastReplica jetstream.ErrorCode = 10164
+
+// waits returns the message of an event that waits for its time, nil when there is
+// none.
+func (p *Pipeline) waits(ctx context.Context, id string) (*jetstream.RawStreamMsg, jetstream.Stream, error) {
+	stream, err := p.laterStream(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	msg, err := stream.GetLastMsgForSubject(ctx, laterPrefix+bus.Escape(id)) // of the leader: the stream has no direct gets
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, stream, nil
+	}
+	if err != nil {
+		return nil, nil, coded(ctx, err)
+	}
+	return msg, stream, nil
+}
+
+// Cancel takes back an event that was sent with At or After. True says that it is
+// not sent, false that it was already. It fails with NotFound when no event with
+// that id has waited in the last day.
+func (p *Pipeline) Cancel(ctx context.Context, id string) (cancelled bool, err error) {
+	if !validID(id) {
+		return false, rpc.InvalidArgument.Errorf("cancel: the id %.80q is none of an event", id)
+	}
+	ctx, cancel := p.withTimeout(ctx)
+	defer cancel()
+	key := bus.Escape(id)
+	for {
+		msg, stream, err := p.waits(ctx, id)
+		if err != nil {
+			return false, err
+		}
+		if msg == nil {
+			return p.whatBecame(ctx, stream, id)
+		}
+		// Deletes the scheduled message if it is still the last of its subject, which
+		// it is not when it has fired.
+		err = p.store(ctx, &nats.Msg{Subject: cancelledPrefix + key, Header: nats.Header{
+			"Nats-Schedule-Next": {"purge"}, "Nats-Scheduler": {laterPrefix + key}, "Nats-TTL": {keptTTL},
+			headerExpected: {strconv.FormatUint(msg.Sequence, 10)}, headerExpected + "-Subject": {laterPrefix + key},
+		}}, LaterStream, p.laterStream)
+		if err == nil {
+			return true, nil
+		}
+		if !isWrongLast(err) {
+			return false, coded(ctx, err)
+		}
+	}
+}
+
+// whatBecame says what became of an event that does not wait.
+func (p *Pipeline) whatBecame(ctx context.Context, stream jetstream.Stream, id string) (cancelled bool, err error) {
+	key := bus.Escape(id)
+	_, err = stream.GetLastMsgForSubject(ctx, duePrefix+"."+key+".>")
+	if err == nil {
+		return false, nil
+	}
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		_, err = stream.GetLastMsgForSubject(ctx, cancelledPrefix+key)
+	}
+	switch {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return false, rpc.NotFound.Errorf("cancel: no event with the id %.80q waits for its time, or has in the last day", id)
+	}
+	return false, coded(ctx, err)
+}

@@ -316,6 +316,9 @@ func (c *class) Release(ctx context.Context, n int) (clean bool, err error) {
 	if s.emptied(ctx) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		for _, o := range s.objects {
+			o.unwatch()
+		}
 		s.objects = nil
 		if s.lost {
 			return false, errSlotLost
@@ -366,6 +369,7 @@ func (c *class) Drop(n int) {
 	s.subs = nil
 	for _, o := range s.objects {
 		o.gone.Store(true)
+		o.unwatch()
 	}
 	s.objects = nil
 	if s.idle != nil {
@@ -422,6 +426,7 @@ func (s *slot) evict(now time.Time, idle time.Duration) {
 			o.used, o.touched = now, false
 		case now.Sub(o.used) > idle:
 			o.gone.Store(true)
+			o.unwatch()
 			delete(s.objects, id)
 		}
 	}

@@ -151,6 +151,7 @@ func (o *object) usable() *rpc.Error {
 // record. Unsure says that a commit may yet be stored.
 func (o *object) discard(unsure bool) {
 	o.gone.Store(true)
+	o.unwatch()
 	s := o.slot
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -185,10 +186,30 @@ func (o *object) stopWatch() (over bool) {
 	defer o.mu.Unlock()
 	over = o.running.overs
 	o.running = turnWatch{}
+	if o.gone.Load() {
+		o.unwatchLocked()
+	}
 	if over {
 		o.stuck.Store(false)
 	}
 	return over
+}
+
+// unwatch ends the timer of an object that leaves memory, which it would stay
+// in otherwise. That of a turn goes on until the turn ends.
+func (o *object) unwatch() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.running.on {
+		o.unwatchLocked()
+	}
+}
+
+func (o *object) unwatchLocked() {
+	if o.watch != nil {
+		o.watch.Stop()
+		o.watching = false
+	}
 }
 
 // overrun is called when the time of a turn is over. If it is still this turn

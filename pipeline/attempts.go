@@ -55,7 +55,7 @@ func (h *handler) countAttempts(d *delivery) {
 	if d.attempt > 0 {
 		return // it is known here
 	}
-	if d.deliveries <= 1 {
+	if d.deliveries.Load() <= 1 {
 		d.attempt = 1
 		return
 	}
@@ -97,7 +97,7 @@ func (l *attemptLog) undo(h *handler, d *delivery) {
 // untried notes, without waiting for it, that an event that is given back has only
 // waited here.
 func (l *attemptLog) untried(h *handler, d *delivery) {
-	if d.deliveries > 1 || d.attempt > 1 || d.begun {
+	if d.deliveries.Load() > 1 || d.attempt > 1 || d.begun {
 		return // what is known is right
 	}
 	data, err := json.Marshal(attempt{})

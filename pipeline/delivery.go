@@ -19,7 +19,7 @@ type delivery struct {
 	place uint64 // in the stream that it comes from
 
 	// deliveries counts how often it was delivered.
-	deliveries int
+	deliveries atomic.Int64
 	// touched is when the server heard last that it is at work, in Unix
 	// nanoseconds.
 	touched atomic.Int64
@@ -64,7 +64,8 @@ const (
 )
 
 func newDelivery(src *source, m pull.Message) *delivery {
-	d := &delivery{src: src, msg: m.Msg, place: m.Sequence, deliveries: m.Delivered}
+	d := &delivery{src: src, msg: m.Msg, place: m.Sequence}
+	d.deliveries.Store(int64(m.Delivered))
 	d.reply.Store(&m.Reply)
 	d.touched.Store(time.Now().UnixNano())
 	d.stored = bus.Stored{Stream: bus.EventsStream, Sequence: m.Sequence, Time: m.Stored}

@@ -97,7 +97,7 @@ func (s *source) message(m pull.Message) {
 	if d := s.held[m.Sequence]; d != nil { // the server has not heard of it for long
 		d.reply.Store(&m.Reply)
 		d.touched.Store(time.Now().UnixNano())
-		d.deliveries = max(d.deliveries, m.Delivered)
+		d.deliveries.Store(int64(m.Delivered))
 		return
 	}
 	d := newDelivery(s, m)

@@ -30,7 +30,10 @@ func TestBenchObjectPrintsRows(t *testing.T) {
 		case strings.Contains(name, "/rest-"):
 			want, of = nil, nil // there may be no message in so short a time
 		case strings.Contains(name, "/memory"):
-			want, of = []string{"ops", "p50_us", "p99_us", "ops_per_s", "cpu_us", "bytes_per_object"}, nil
+			want, of = []string{"ops", "p50_us", "p99_us", "ops_per_s", "cpu_us"}, nil
+			if each, ok := row["bytes_per_object"].(float64); !ok || each == 0 { // of so few, beside other tests, it may be any
+				t.Errorf("bytes_per_object is %v", row["bytes_per_object"])
+			}
 		default:
 			if len(row) != 10 {
 				t.Errorf("other fields than documented: %v", row)

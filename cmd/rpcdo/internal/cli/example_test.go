@@ -2,12 +2,15 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"rpc.do/bus"
+	"rpc.do/cmd/rpcdo/internal/demo"
 	"rpc.do/pipeline"
 )
 
@@ -95,9 +98,9 @@ func runExample(t *testing.T, url, line string) {
 	case args[0] == "events":
 		runEventsExample(t, env, args)
 	case args[0] == "bench" && args[1] == "event":
-		rpcdo(t, env, append(args, "--duration", "10ms")...).want(t, exitDone, texts("event/tcp/"), nil)
+		rpcdo(t, env, append(args, "--duration", "10ms", "--rounds", "1")...).want(t, exitDone, texts("event/tcp/"), nil)
 	case args[0] == "bench":
-		rpcdo(t, env, append(args, "--duration", "10ms")...).want(t, exitDone, texts("call/tcp/"), nil)
+		rpcdo(t, env, append(args, "--duration", "10ms", "--rounds", "1")...).want(t, exitDone, texts("call/tcp/"), nil)
 	case args[0] == "dev":
 		runUntilReady(t, env, append(args, "--nats-port", "0", "--store", t.TempDir()))
 	case args[0] == "bus":
@@ -141,25 +144,34 @@ func runEventsExample(t *testing.T, env Env, args []string) {
 	l := newEventsBus(t)
 	l.env.In = env.In
 	start(t, l.env, "serve").waitFor(t, "ready ")
-	l.serve("mailer", "send-welcome", "User.registered", func(context.Context, pipeline.RawEvent) error { return nil })()
-	for range 7 {
-		l.run("send", "User.registered", `{"name":""}`).want(t, exitDone, texts("stored"), nil)
+	send := func(id, name string) {
+		t.Helper()
+		if _, err := pipeline.Send(t.Context(), l.p, demo.Registered, demo.Person{Name: name}, pipeline.WithID(id)); err != nil {
+			t.Fatal(err)
+		}
 	}
-	for _, id := range []string{"order-17/paid", "0197d3a8-7c1e-7cc3-9c0b-6e51a1b2c3d4"} {
-		l.run("send", "User.registered", `{"name":"Ada"}`, "--id", id).want(t, exitDone, texts("stored"), nil)
+	send("order-17/paid", "Ada")
+	send("0197d3a8-7c1e-7cc3-9c0b-6e51a1b2c3d4", "Ada")
+	switch args[1] {
+	case "handlers":
+		l.serve("mailer", "send-welcome", "User.registered", func(context.Context, pipeline.RawEvent) error { return nil })()
+	case "dead":
+		for i := range 7 {
+			send(fmt.Sprint("nameless-", i), "")
+		}
+		l.wantDead(7)
 	}
-	l.wantDead(7)
 	if args[1] == "tail" {
 		p := start(t, l.env, args...)
 		for shown := p.out.contains("User.registered"); ; {
-			l.run("send", "User.registered", `{"name":"Ada"}`).want(t, exitDone, texts("stored"), nil)
+			send(bus.NewEventID(), "Ada")
 			select {
 			case <-shown:
 				if status := p.stop(t); status != exitDone {
 					t.Errorf("status %d, stderr %s", status, &p.err)
 				}
 				return
-			default:
+			case <-time.After(5 * time.Millisecond):
 			}
 		}
 	}

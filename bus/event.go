@@ -90,7 +90,10 @@ func parseHops(text string) (int, error) {
 		return 0, nil
 	}
 	n, err := strconv.ParseUint(text, 10, 31)
-	return int(n), err
+	if err != nil {
+		return 0, err
+	}
+	return int(n), nil
 }
 
 // Effects returns the headers that a call made by the handler of the event

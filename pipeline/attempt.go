@@ -48,7 +48,10 @@ func (h *handler) prepare(d *delivery) bool {
 // made with the delivery, as prepare does.
 func (h *handler) choose(d *delivery) bool {
 	keep, err := h.wanted(d)
+	_, unreadable := errors.AsType[*unreadable](err)
 	switch {
+	case unreadable:
+		h.bury(d, ReasonDecode, rpc.InvalidArgument.Errorf("%w", err))
 	case err != nil:
 		h.failed(d, err)
 	case !keep:
@@ -83,26 +86,25 @@ func (h *handler) decode(d *delivery) (err error) {
 func (h *handler) wanted(d *delivery) (keep bool, err error) {
 	defer h.recovered(d, &err)
 	for _, keep := range h.cfg.keep {
-		if !keep(d) {
-			return false, nil
+		if keep, err := keep(d); err != nil || !keep {
+			return false, err
 		}
 	}
 	return true, nil
 }
 
-// setKey asks for the key of a delivery; it reports false when there is none, and
-// what became of it then.
+// setKey asks for the key of a delivery. It reports false when that fails, as
+// prepare does.
 func (h *handler) setKey(d *delivery) bool {
 	key, err := func() (key string, err error) {
 		defer h.recovered(d, &err)
 		return h.cfg.key(d), nil
 	}()
 	if err != nil {
-		// Nobody can tell what it has to wait for, or what waits for it.
-		h.bury(d, ReasonKey, err)
+		h.failed(d, err) // nobody can tell what waits for it
 		return false
 	}
-	d.key = key
+	d.key, d.keyed = key, true
 	return true
 }
 
@@ -118,7 +120,12 @@ func (h *handler) recovered(d *delivery, err *error) {
 // filters take in more than the patterns, or the handler is about to be one with
 // other patterns, in a newer instance, which is to have it then.
 func (h *handler) passOn(d *delivery) {
-	if h.workers.wantedElsewhere(h, typeOf(d)) {
+	if h.workers.wantedElsewhere(h, d) {
+		if h.cfg.exclusive { // and it is to have the others as well, since they would wait for what this one can't handle
+			h.mu.Lock()
+			d.src.yield()
+			h.mu.Unlock()
+		}
 		d.giveBack(time.Second)
 		d.out.kind = outBack
 		return
@@ -134,68 +141,92 @@ func (h *handler) attempt(r *run) {
 		h.notBegun()
 		return
 	}
-	if h.cfg.exclusive && !h.surelyMine(live) {
-		h.conclude(live, 0)
-		return
-	}
 	live = h.buryAgain(live)
 	if len(live) == 0 {
 		return
 	}
 	for _, d := range live {
-		d.begun = true
 		if d.attempt > 1 || h.cfg.attempts == 1 {
 			h.workers.attempts.begin(h, d)
 		}
+	}
+	if h.cfg.exclusive && !h.surelyMine(live) { // nothing that takes long comes between this and the attempt
+		h.conclude(live, 0)
+		return
+	}
+	for _, d := range live {
+		d.begun = true
 	}
 	took, over, err := h.run(r, live)
 	if over {
 		return // it was given up meanwhile
 	}
 	for i, d := range live {
-		h.settle(d, errorOf(err, i))
+		h.settle(d, h.errorOf(err, i, len(live)))
 	}
 	h.conclude(live, took)
 }
 
 // prepareAll prepares a unit and returns what is left of it.
 func (h *handler) prepareAll(u unit) unit {
-	var ended unit
-	for _, d := range u {
-		if !d.ready && !h.prepare(d) || !d.wanted && !h.choose(d) {
-			ended = append(ended, d)
+	return h.without(u, func(d *delivery) bool {
+		return !d.ready && !h.prepare(d) || !d.wanted && !h.choose(d)
+	})
+}
+
+// without takes those out of a unit that have ended, and concludes them.
+func (h *handler) without(u unit, ended func(*delivery) bool) unit {
+	var left, out unit
+	for i, d := range u {
+		switch {
+		case ended(d):
+			if out == nil {
+				left = slices.Clone(u[:i])
+			}
+			out = append(out, d)
+		case out != nil:
+			left = append(left, d)
 		}
 	}
-	if len(ended) == 0 {
+	if out == nil {
 		return u
 	}
-	h.conclude(ended, 0)
-	return slices.DeleteFunc(u, func(d *delivery) bool { return d.out.kind != outPending })
+	h.conclude(out, 0)
+	return left
 }
 
 // buryAgain takes out of a unit what is to be a dead letter and could not be kept
 // as one before.
 func (h *handler) buryAgain(u unit) unit {
-	for _, d := range u {
-		if d.dead != nil {
-			h.bury(d, d.dead.reason, d.dead.cause)
-			h.conclude(unit{d}, 0)
+	return h.without(u, func(d *delivery) bool {
+		if d.dead == nil {
+			return false
 		}
-	}
-	return slices.DeleteFunc(u, func(d *delivery) bool { return d.dead != nil })
+		h.bury(d, d.dead.reason, d.dead.cause)
+		return true
+	})
 }
 
 // surelyMine waits until this instance is sure that it has all events of the
 // handler; it reports false when it does not have them any more.
 func (h *handler) surelyMine(u unit) bool {
-	src := u[0].src
 	for {
-		mine, known := h.mineNow(src)
+		mine, known := true, true
+		for i, d := range u {
+			if i > 0 && d.src == u[i-1].src && d.pin == u[i-1].pin {
+				continue
+			}
+			m, k := h.mineNow(d)
+			mine, known = mine && m, known && k || k && !m
+		}
 		switch {
 		case mine:
 			return true
 		case known || h.workers.base.Err() != nil:
 			for _, d := range u {
+				if d.last.Begun {
+					h.workers.attempts.undo(h, d)
+				}
 				h.workers.attempts.untried(h, d)
 				d.giveBack(0)
 				d.out.kind = outBack
@@ -209,11 +240,19 @@ func (h *handler) surelyMine(u unit) bool {
 	}
 }
 
-// mineNow reports whether this instance has all events of the handler, if that is
-// known.
-func (h *handler) mineNow(src *source) (mine, known bool) {
+// mineNow reports whether this instance has all events of the handler, and has had
+// them since the delivery came, if that is known.
+func (h *handler) mineNow(d *delivery) (mine, known bool) {
+	src := d.src
+	h.mu.Lock()
+	src.syncPin()
+	same := src.keeps(d)
+	h.mu.Unlock()
+	if !same {
+		return false, true
+	}
 	if !src.puller.Holds(time.Now()) {
-		return false, src.puller.Pin() == ""
+		return false, false
 	}
 	if src.stream == bus.EventsStream {
 		return true, true
@@ -250,18 +289,19 @@ func (h *handler) call(ctx context.Context, u unit) (err error) {
 	return h.typed.call(ctx, u)
 }
 
-// errorOf returns what the i-th of a batch has failed with.
-func errorOf(err error, i int) error {
-	several, ok := errors.AsType[*BatchError](err)
-	if !ok {
+// errorOf returns what the i-th of n events has failed with. A PartError that does
+// not say so properly is that of all.
+func (h *handler) errorOf(err error, i, n int) error {
+	part, ok := errors.AsType[*PartError](err)
+	if !ok || !h.typed.batch || len(part.Errs) == 0 {
 		return err
 	}
-	for _, f := range several.Failed {
-		if f.Index == i {
-			return f.Err
+	for j, failed := range part.Errs {
+		if j < 0 || j >= n || failed == nil {
+			return err
 		}
 	}
-	return nil
+	return part.Errs[i]
 }
 
 // settle tells the bus what came of an attempt.
@@ -328,10 +368,13 @@ func (h *handler) pause(n int, err error) time.Duration {
 	wait := h.cfg.backoff[min(n, len(h.cfg.backoff))-1]
 	wait += time.Duration((rand.Float64()*2 - 1) * float64(wait) / 5)
 	if e, ok := errors.AsType[*rpc.Error](err); ok && e != nil {
-		wait = max(wait, e.RetryAfter)
+		wait = max(wait, min(e.RetryAfter, maxRetryAfter))
 	}
 	return wait
 }
+
+// maxRetryAfter bounds the pause that an error asks for.
+const maxRetryAfter = 10 * time.Minute
 
 // giveUp ends attempts that go on long after their time, without their noticing.
 // When one instance has all events, nothing of theirs may run beside them: then it

@@ -3,7 +3,6 @@ package pipeline
 import (
 	"context"
 	"encoding/json"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -15,7 +14,7 @@ import (
 )
 
 // AttemptsBucket is the bucket that remembers, for a week, how often an event was
-// tried that could not be handled at once: "<service>-<handler>.<stream>.<place>".
+// tried that could not be handled at once, by handler, consumer and place.
 const AttemptsBucket = "RPC_EVENTS"
 
 // attempt is what is known of the attempts with an event.
@@ -40,6 +39,10 @@ type attemptLog struct {
 }
 
 const (
+	// unnoted is how many more deliveries than attempts an event may have of which
+	// nothing was noted.
+	unnoted = 20
+
 	attemptsVersion = 1
 	attemptTTL      = "168h"
 	forgottenTTL    = "1m"
@@ -47,7 +50,7 @@ const (
 )
 
 func (l *attemptLog) key(h *handler, d *delivery) string {
-	return h.durable + "." + d.src.stream + "." + strconv.FormatUint(d.place, 10)
+	return h.durable + "." + h.made() + "." + d.src.stream + "." + d.place.String()
 }
 
 // countAttempts finds out which attempt this is.
@@ -62,6 +65,9 @@ func (h *handler) countAttempts(d *delivery) {
 	known, ok := h.workers.attempts.read(h, d)
 	if !ok {
 		d.attempt = min(2, h.cfg.attempts)
+		if d.deliveries.Load() > int64(h.cfg.attempts+unnoted) { // it seems that nothing can be noted
+			d.attempt = h.cfg.attempts
+		}
 		return
 	}
 	d.last, d.attempt = known, known.N+1
@@ -134,7 +140,7 @@ func (l *attemptLog) write(h *handler, d *delivery) {
 		err = l.publish(msg)
 	}
 	if err != nil {
-		h.log.Debug().Err(err).Str("event", d.meta.ID).Int("attempt", d.attempt).Msg("the attempt is not noted")
+		h.log.Error().Err(err).Str("event", d.meta.ID).Int("attempt", d.attempt).Msg("the attempt can't be noted: the event may be tried more often than it should")
 	}
 }
 

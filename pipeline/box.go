@@ -21,14 +21,17 @@ const maxBurst = 10
 
 // pump prepares what comes in, in order, until there is nothing more.
 func (h *handler) pump() {
+	var d *delivery
+	defer func() { h.pumped(d) }()
 	for {
 		h.mu.Lock()
 		if len(h.inbound) == 0 || h.stopping {
 			h.inbound, h.pumping = nil, false
 			h.mu.Unlock()
+			d = nil
 			return
 		}
-		d := h.inbound[0]
+		d = h.inbound[0]
 		h.inbound[0] = nil
 		h.inbound = h.inbound[1:]
 		if d.dropped {
@@ -38,7 +41,7 @@ func (h *handler) pump() {
 		d.running, d.preparing = true, true
 		h.mu.Unlock()
 		// What a filter leaves out must not end a burst; in a box it holds up its key.
-		ready := (d.ready || h.prepare(d)) && h.setKey(d) && (h.cfg.debounce == 0 || h.choose(d))
+		ready := (d.ready || h.prepare(d)) && (d.keyed || h.setKey(d)) && (h.cfg.debounce == 0 || h.choose(d))
 		h.mu.Lock()
 		d.preparing = false
 		if ready {
@@ -52,11 +55,27 @@ func (h *handler) pump() {
 	}
 }
 
+// pumped goes on when the user's code has ended the goroutine of pump, at a
+// delivery.
+func (h *handler) pumped(d *delivery) {
+	if d == nil {
+		return
+	}
+	h.failed(d, errEnded())
+	h.conclude(unit{d}, 0)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	d.preparing = false
+	if h.pumping = len(h.inbound) > 0 && !h.stopping; h.pumping {
+		h.workers.tasks.Go(h.pump)
+	}
+}
+
 // sort puts a delivery that is prepared where those of its key are. The handler
 // is locked.
 func (h *handler) sort(d *delivery) {
 	switch {
-	case d.dropped || h.stopping:
+	case d.dropped || h.stopping || d.pin != d.src.pin:
 		d.src.remove(d)
 		h.workers.attempts.untried(h, d)
 		d.giveBack(0)
@@ -107,12 +126,17 @@ func (h *handler) join(d *delivery) {
 		h.bursts[d.key] = b
 		return
 	}
-	if old := b.last; !old.dropped {
+	old := b.last
+	if old.dropped || old.stored.Sequence < d.stored.Sequence {
+		b.last = d
+	} else { // it comes again
+		old = d
+	}
+	if !old.dropped {
 		old.answer(ackDone)
 		old.src.remove(old)
 		old.src.done.add(old.place)
 	}
-	b.last = d
 	b.timer.Reset(max(min(h.cfg.debounce, time.Until(b.first.Add(maxBurst*h.cfg.debounce))), 0))
 	h.fillLocked()
 }

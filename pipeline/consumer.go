@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -66,81 +67,150 @@ func (s Start) start(cfg *jetstream.ConsumerConfig) {
 	}
 }
 
+// seen is what the handler's consumer was when it was looked at last. It is made
+// again from that when somebody deletes it.
+type seen struct {
+	stream time.Time // when EVENTS was made
+	floor  uint64    // up to here all is done
+	config jetstream.ConsumerConfig
+}
+
+// see notes what the handler's consumer is. Stream is when EVENTS was made.
+func (h *handler) see(info *jetstream.ConsumerInfo, stream time.Time) {
+	h.created.Store(info.Created.UnixNano())
+	now := seen{stream: stream, floor: info.AckFloor.Stream, config: info.Config}
+	if info.NumAckPending == 0 {
+		now.floor = max(now.floor, info.Delivered.Stream)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.seen = now
+}
+
+// made is a part of the keys of what is kept of the handler's events: another
+// consumer of the same name is not to be taken for this one.
+func (h *handler) made() string { return strconv.FormatInt(h.created.Load(), 36) }
+
 // ensureConsumer makes the handler's consumer on EVENTS, or makes it what it is
 // to be now: its place in the stream stays.
-func (h *handler) ensureConsumer(ctx context.Context) error {
+func (h *handler) ensureConsumer(ctx context.Context, stream time.Time) error {
 	want := h.config()
+	h.cfg.from.start(&want)
+	return h.ensureAs(ctx, want, stream, false)
+}
+
+// restoreConsumer makes the handler's consumer again as it was, if somebody has
+// deleted it: of what may not be done nothing is left out. In an EVENTS that was
+// made anew nothing is done.
+func (h *handler) restoreConsumer(ctx context.Context, stream time.Time) error {
 	h.mu.Lock()
-	from, running := h.cfg.from, h.main != nil
-	if h.main != nil && h.lastPlace() > 0 { // it was deleted while the handler ran
-		from = StartSequence(h.lastPlace())
-	}
+	was := h.seen
 	h.mu.Unlock()
-	from.start(&want)
-	if err := h.workers.ensure(ctx, bus.EventsStream, want, running); err != nil {
+	want := was.config
+	want.Name, want.OptStartTime, want.OptStartSeq = "", nil, 0
+	if want.DeliverPolicy = jetstream.DeliverAllPolicy; was.stream.Equal(stream) {
+		want.DeliverPolicy, want.OptStartSeq = jetstream.DeliverByStartSequencePolicy, was.floor+1
+	}
+	return h.ensureAs(ctx, want, stream, true)
+}
+
+func (h *handler) ensureAs(ctx context.Context, want jetstream.ConsumerConfig, stream time.Time, leave bool) error {
+	info, err := h.workers.ensure(ctx, bus.EventsStream, want, leave)
+	if err != nil {
 		return fmt.Errorf("events for the handler %s of %s: %w", h.name, h.service, err)
 	}
+	h.see(info, stream)
 	return nil
 }
 
-// lastPlace returns the first place that is not done here, or the one after the
-// last that was delivered; 0 when nothing was. The handler is locked.
-func (h *handler) lastPlace() uint64 {
-	if len(h.main.held) > 0 {
-		return slices.Min(slices.Collect(maps.Keys(h.main.held)))
+// seeEvery is how often the consumers are looked at, for the case that they have
+// to be made again.
+const seeEvery = 30 * time.Second
+
+// seeAll looks at the consumers of all handlers.
+func (w *workers) seeAll() {
+	ctx, cancel := context.WithTimeout(w.life, seeEvery)
+	defer cancel()
+	stream, err := w.pipeline.js.Stream(ctx, bus.EventsStream)
+	if err != nil {
+		return // its pulls will tell
 	}
-	if h.main.last > 0 {
-		return h.main.last + 1
+	for _, h := range w.handlers {
+		consumer, err := stream.Consumer(ctx, h.durable)
+		if err != nil {
+			continue
+		}
+		info := consumer.CachedInfo()
+		h.see(info, stream.CachedInfo().Created)
+		theirs := patternsOf(info.Config.Metadata)
+		for _, p := range h.patterns {
+			if !slices.Contains(theirs, p) {
+				h.log.Error().Str("pattern", p.String()).Str("version", info.Config.Metadata[metaVersion]).
+					Msg("an instance that was started later has made the handler one without this pattern: such events do not come; start the newer one again")
+			}
+		}
 	}
-	return 0
+}
+
+// patternsOf returns the patterns that a handler's consumer is for.
+func patternsOf(metadata map[string]string) []Pattern {
+	var patterns []Pattern
+	for text := range strings.SplitSeq(metadata[metaPatterns], ",") {
+		if p, err := ParsePattern(text); err == nil {
+			patterns = append(patterns, p)
+		}
+	}
+	return patterns
 }
 
 // ensure makes a consumer, or changes one of the same handler, unless it is to be
 // left as it is: an instance that runs does not put back what a newer one has
 // changed.
-func (w *workers) ensure(ctx context.Context, stream string, want jetstream.ConsumerConfig, leave bool) error {
+func (w *workers) ensure(ctx context.Context, stream string, want jetstream.ConsumerConfig, leave bool) (*jetstream.ConsumerInfo, error) {
 	for {
-		err := w.tryEnsure(ctx, stream, want, leave)
-		if err == nil || !passing(err) {
-			return err
+		consumer, err := w.tryEnsure(ctx, stream, want, leave)
+		if err == nil {
+			return consumer.CachedInfo(), nil
+		}
+		if !passing(err) {
+			return nil, err
 		}
 		select {
 		case <-time.After(100 * time.Millisecond):
 		case <-ctx.Done():
-			return err
+			return nil, err
 		}
 	}
 }
 
-func (w *workers) tryEnsure(ctx context.Context, stream string, want jetstream.ConsumerConfig, leave bool) error {
+func (w *workers) tryEnsure(ctx context.Context, stream string, want jetstream.ConsumerConfig, leave bool) (jetstream.Consumer, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	js := w.pipeline.js
 	for range 3 {
 		consumer, err := js.Consumer(ctx, stream, want.Durable)
 		if errors.Is(err, jetstream.ErrConsumerNotFound) {
-			_, err = js.CreateConsumer(ctx, stream, want)
-			if errors.Is(err, jetstream.ErrConsumerExists) {
-				continue // another instance was first
+			if consumer, err = js.CreateConsumer(ctx, stream, want); !errors.Is(err, jetstream.ErrConsumerExists) {
+				return consumer, err
 			}
-			return err
+			continue // another instance was first
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 		have := consumer.CachedInfo().Config
 		if service, name := have.Metadata[metaService], have.Metadata[metaHandler]; service != want.Metadata[metaService] || name != want.Metadata[metaHandler] {
-			return rpc.AlreadyExists.Errorf("the stream %s has a consumer %s that is %s: give the handler another name, or delete that consumer",
+			return nil, rpc.AlreadyExists.Errorf("the stream %s has a consumer %s that is %s: give the handler another name, or delete that consumer",
 				stream, want.Durable, whose(service, name))
 		}
 		if leave || sameConsumer(&have, &want) {
-			return nil
+			return consumer, nil
 		}
-		if _, err = js.UpdateConsumer(ctx, stream, changed(have, want)); !errors.Is(err, jetstream.ErrConsumerDoesNotExist) {
-			return err
+		if consumer, err = js.UpdateConsumer(ctx, stream, changed(have, want)); !errors.Is(err, jetstream.ErrConsumerDoesNotExist) {
+			return consumer, err
 		}
 	}
-	return rpc.Aborted.Errorf("the consumer %s of the stream %s was made and deleted by others again and again", want.Durable, stream)
+	return nil, rpc.Aborted.Errorf("the consumer %s of the stream %s was made and deleted by others again and again", want.Durable, stream)
 }
 
 func whose(service, handler string) string {
@@ -203,11 +273,12 @@ func (w *workers) look(h *handler) {
 		ctx, cancel := context.WithTimeout(w.life, requestTimeout)
 		defer cancel()
 		err := w.bus.WaitConnected(ctx)
+		var stream jetstream.Stream
 		if err == nil {
-			_, err = w.bus.EnsureEvents(ctx)
+			stream, err = w.bus.EnsureEvents(ctx)
 		}
 		if err == nil {
-			err = h.ensureConsumer(ctx)
+			err = h.restoreConsumer(ctx, stream.CachedInfo().Created)
 		}
 		if err == nil {
 			err = h.ensureLane(ctx)
@@ -220,35 +291,42 @@ func (w *workers) look(h *handler) {
 
 // elsewhere is what is known of the patterns that the handler's consumer is for.
 type elsewhere struct {
-	at       time.Time
+	at       time.Time // when it was asked for
 	patterns []Pattern
 }
 
-// elsewhereFor is how long that is taken for true.
+// elsewhereFor is how long it is taken for true that another instance wants an
+// event. That none does must have been asked for after the event came.
 const elsewhereFor = 5 * time.Second
 
 // wantedElsewhere reports whether the handler, as another instance has it, wants
 // an event that this instance does not.
-func (w *workers) wantedElsewhere(h *handler, eventType string) bool {
-	h.mu.Lock()
-	known := h.elsewhere
-	h.mu.Unlock()
-	if time.Since(known.at) > elsewhereFor {
-		ctx, cancel := context.WithTimeout(w.life, requestTimeout)
-		defer cancel()
-		consumer, err := w.pipeline.js.Consumer(ctx, bus.EventsStream, h.durable)
-		if err != nil {
-			return true // let us see later
-		}
-		known = elsewhere{at: time.Now()}
-		for text := range strings.SplitSeq(consumer.CachedInfo().Config.Metadata[metaPatterns], ",") {
-			if p, err := ParsePattern(text); err == nil {
-				known.patterns = append(known.patterns, p)
-			}
-		}
+func (w *workers) wantedElsewhere(h *handler, d *delivery) bool {
+	eventType := typeOf(d)
+	known := func() (wanted, sure bool) {
 		h.mu.Lock()
-		h.elsewhere = known
-		h.mu.Unlock()
+		defer h.mu.Unlock()
+		wanted = matches(h.elsewhere.patterns, eventType)
+		return wanted, wanted && time.Since(h.elsewhere.at) < elsewhereFor || h.elsewhere.at.After(d.came)
 	}
-	return matches(known.patterns, eventType)
+	if wanted, sure := known(); sure {
+		return wanted
+	}
+	w.asking.Lock() // one asks for all that have come
+	defer w.asking.Unlock()
+	if wanted, sure := known(); sure {
+		return wanted
+	}
+	now := elsewhere{at: time.Now()}
+	ctx, cancel := context.WithTimeout(w.life, requestTimeout)
+	defer cancel()
+	consumer, err := w.pipeline.js.Consumer(ctx, bus.EventsStream, h.durable)
+	if err != nil {
+		return true // let us see later
+	}
+	now.patterns = patternsOf(consumer.CachedInfo().Config.Metadata)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.elsewhere = now
+	return matches(now.patterns, eventType)
 }

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,7 +25,7 @@ type DeadLetter struct {
 	// Reason says why: "attempts" (it failed as often as it may), "terminal" (the
 	// error was), "code" (the error's code says that trying again changes
 	// nothing), "decode" (it can't be read), "loop" (too many events have led to
-	// it), "died" (the instance did during the last attempt) or "key".
+	// it) or "died" (the instance did during the last attempt).
 	Reason   Reason `json:"reason"`
 	Attempts int    `json:"attempts"`
 	// Code and Error are those of the last attempt.
@@ -34,9 +35,10 @@ type DeadLetter struct {
 	Version string    `json:"version"`
 	Time    time.Time `json:"time"`
 	Event   RawEvent  `json:"event"`
-	// Missing says that the event was too large to be kept with all this: its data
-	// are in EVENTS alone, as long as that keeps them.
-	Missing bool `json:"missing,omitempty"`
+	// Missing says what of the event was too large to be kept with all this, and is
+	// in EVENTS alone, as long as that keeps it: "headers", or "data", which means
+	// both.
+	Missing string `json:"missing,omitempty"`
 }
 
 // DeadQuery says which dead letters are meant. The zero value means all.
@@ -163,7 +165,7 @@ func readDead(msg *jetstream.RawStreamMsg) DeadLetter {
 	get := msg.Header.Get
 	d := DeadLetter{
 		ID: msg.Sequence, Service: get(headerService), Handler: get(headerHandler), Reason: Reason(get(headerReason)),
-		Code: get(headerCode), Version: get(headerVersion), Time: msg.Time, Missing: get(headerMissing) != "",
+		Code: get(headerCode), Version: get(headerVersion), Time: msg.Time, Missing: get(headerMissing),
 	}
 	d.Attempts, _ = strconv.Atoi(get(headerAttempts)) // 0 when it does not say
 	if json.Unmarshal([]byte(get(headerError)), &d.Error) != nil {
@@ -216,7 +218,7 @@ func (p *Pipeline) retryDead(ctx context.Context, stream jetstream.Stream, msg *
 	case data != nil:
 		out.Data = data
 		replaceData(out, &d.Event)
-	case d.Missing:
+	case d.Missing == "data":
 		events, err := p.events(ctx)
 		if err != nil {
 			return fail(err)
@@ -227,7 +229,11 @@ func (p *Pipeline) retryDead(ctx context.Context, stream jetstream.Stream, msg *
 		}
 		out.Data = original.Data
 	}
-	out.Header[headerMsgID] = []string{cut("dead-"+strconv.FormatUint(d.ID, 10)+"-"+d.Event.ID, 500)}
+	edit := ""
+	if data != nil {
+		edit = fmt.Sprintf("-%x", sha256.Sum256(data))
+	}
+	out.Header[headerMsgID] = []string{cut("dead-"+strconv.FormatUint(d.ID, 10)+edit+"-"+d.Event.ID, 500)}
 	if err := p.toLane(ctx, out); err != nil {
 		return fail(err)
 	}

@@ -57,7 +57,6 @@ const (
 	ReasonDecode   Reason = "decode"   // it can't be read
 	ReasonLoop     Reason = "loop"     // too many events have led to it
 	ReasonDied     Reason = "died"     // the instance died during the last attempt
-	ReasonKey      Reason = "key"      // the function that says its key panicked
 )
 
 // verdict says that an event is to be a dead letter.
@@ -68,13 +67,7 @@ type verdict struct {
 
 // bury keeps an event as a dead letter. When that can't be, the event stays.
 func (h *handler) bury(d *delivery, reason Reason, cause error) {
-	err := h.workers.storeDead(h.deadLetter(d, reason, cause))
-	if _, large := errors.AsType[*tooLarge](err); large {
-		m := h.deadLetter(d, reason, cause)
-		m.Header[headerMissing] = []string{"true"} // it is in EVENTS, as long as that keeps it
-		m.Data = nil
-		err = h.workers.storeDead(m)
-	}
+	err := h.keepDead(d, reason, cause)
 	log := h.log.Error().AnErr("cause", cause).Str("event", d.meta.ID).Str("type", d.meta.Type).Str("reason", string(reason)).Int("attempts", d.attempt)
 	if err != nil {
 		log.Err(err).Msg("event can't be kept as a dead letter; it stays where it is")
@@ -96,8 +89,43 @@ func (h *handler) bury(d *delivery, reason Reason, cause error) {
 	}
 }
 
-func (h *handler) deadLetter(d *delivery, reason Reason, cause error) *nats.Msg {
-	header := carried(d)
+// keepDead stores a dead letter, without what is too large to be stored: what is
+// missing is in EVENTS, as long as that keeps it.
+func (h *handler) keepDead(d *delivery, reason Reason, cause error) error {
+	m := h.deadLetter(d, reason, cause, carried(d))
+	err := h.workers.storeDead(m)
+	if !isTooLarge(err) {
+		return err
+	}
+	m = h.deadLetter(d, reason, cause, carriedLeast(d))
+	m.Header[headerMissing] = []string{"headers"}
+	if err = h.workers.storeDead(m); !isTooLarge(err) {
+		return err
+	}
+	m.Header[headerMissing] = []string{"data"}
+	m.Data = nil
+	return h.workers.storeDead(m)
+}
+
+func isTooLarge(err error) bool {
+	if _, large := errors.AsType[*tooLarge](err); large {
+		return true
+	}
+	e, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && e.ErrorCode == codeHeaderTooLarge
+}
+
+// carriedLeast is carried without what an event may have too much of.
+func carriedLeast(d *delivery) nats.Header {
+	const least = 512
+	m := d.meta
+	for _, text := range []*string{&m.ID, &m.Type, &m.Source, &m.Subject, &m.ContentType, &m.Correlation, &m.Causation} {
+		*text = cut(*text, least)
+	}
+	return where(d, m.Header())
+}
+
+func (h *handler) deadLetter(d *delivery, reason Reason, cause error, header nats.Header) *nats.Msg {
 	text := cause.Error()
 	if e, ok := errors.AsType[*rpc.Error](cause); ok && e != nil {
 		text = e.Message
@@ -114,7 +142,7 @@ func (h *handler) deadLetter(d *delivery, reason Reason, cause error) *nats.Msg 
 		headerService: h.service, headerHandler: h.name, headerReason: string(reason), headerAttempts: strconv.Itoa(d.attempt),
 		headerCode: rpc.CodeOf(cause).String(), headerError: string(quoted), headerVersion: h.version,
 		headerTime:  time.Now().UTC().Format(time.RFC3339Nano),
-		headerMsgID: cut(h.durable+"/"+strconv.FormatUint(d.stored.Sequence, 10)+run, 500),
+		headerMsgID: cut(h.durable+"/"+h.made()+"/"+d.place.String()+run, 500),
 	} {
 		header[name] = []string{value}
 	}
@@ -134,6 +162,11 @@ func carried(d *delivery) nats.Header {
 		own := d.meta.Header()
 		header[bus.HeaderEventID], header[bus.HeaderEventTime] = own[bus.HeaderEventID], own[bus.HeaderEventTime]
 	}
+	return where(d, header)
+}
+
+// where adds where an event comes from.
+func where(d *delivery, header nats.Header) nats.Header {
 	header[headerSubject] = []string{d.subject}
 	header[headerSequence] = []string{strconv.FormatUint(d.stored.Sequence, 10)}
 	header[headerStored] = []string{d.stored.Time.UTC().Format(time.RFC3339Nano)}

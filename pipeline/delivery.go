@@ -16,7 +16,9 @@ type delivery struct {
 	src   *source
 	reply atomic.Pointer[string] // where it is acknowledged
 	msg   *nats.Msg
-	place uint64 // in the stream that it comes from
+	place place  // in the stream that it comes from
+	pin   string // under which it came
+	came  time.Time
 
 	// deliveries counts how often it was delivered.
 	deliveries atomic.Int64
@@ -36,6 +38,8 @@ type delivery struct {
 	attempt int
 	last    attempt // what is known of the earlier ones
 	ready   bool    // prepared
+	used    bool    // an attempt has had the data
+	keyed   bool    // its key is known
 	wanted  bool    // by the filters
 	begun   bool    // an attempt has been made here
 	dead    *verdict
@@ -46,6 +50,20 @@ type delivery struct {
 	running   bool // an attempt has it, or it is being prepared
 	preparing bool // it is being prepared, by pump
 	dropped   bool // it is not this instance's any more
+}
+
+// place is where a message is in a stream. The time tells it from one of that
+// sequence in a stream that was made anew, or that has lost its end.
+type place struct {
+	sequence uint64
+	stored   int64 // Unix nanoseconds
+}
+
+func placeOf(m pull.Message) place { return place{m.Sequence, m.Stored.UnixNano()} }
+
+// String is the place as a part of a key.
+func (p place) String() string {
+	return strconv.FormatUint(p.sequence, 10) + "-" + strconv.FormatInt(p.stored, 36)
 }
 
 // outcome is what becomes of a delivery after an attempt.
@@ -64,10 +82,10 @@ const (
 )
 
 func newDelivery(src *source, m pull.Message) *delivery {
-	d := &delivery{src: src, msg: m.Msg, place: m.Sequence}
+	d := &delivery{src: src, msg: m.Msg, place: placeOf(m), pin: m.Pin(), came: time.Now()}
 	d.deliveries.Store(int64(m.Delivered))
 	d.reply.Store(&m.Reply)
-	d.touched.Store(time.Now().UnixNano())
+	d.touched.Store(d.came.UnixNano())
 	d.stored = bus.Stored{Stream: bus.EventsStream, Sequence: m.Sequence, Time: m.Stored}
 	d.subject, d.header, d.data = m.Subject, m.Header, m.Data
 	return d

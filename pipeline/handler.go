@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -22,11 +23,13 @@ type handler struct {
 	patterns               []Pattern
 	workers                *workers
 	log                    zerolog.Logger
+	created                atomic.Int64 // when the consumer was made, in Unix nanoseconds
 
 	mu        sync.Mutex // guards what follows
 	stopping  bool
 	looking   bool // at the consumers, which did not answer
 	elsewhere elsewhere
+	seen      seen
 	main      *source
 	lane      *source // nil while there is nothing in it
 
@@ -55,6 +58,7 @@ type unit []*delivery
 type run struct {
 	unit unit
 	// What follows is guarded by the handler.
+	busy  bool // it has a unit
 	live  unit // that the function runs with, nil while it does not
 	began time.Time
 	over  bool      // the attempt was given up
@@ -67,6 +71,9 @@ const aheadFor = 100 * time.Millisecond
 
 // maxAhead bounds what is held, however quick the handler is.
 const maxAhead = 512
+
+// maxBatches bounds the same for a handler of batches.
+const maxBatches = 20 * maxBatch
 
 // capacity is how many deliveries of one source the handler holds. The handler
 // is locked.
@@ -81,7 +88,7 @@ func (h *handler) capacity() int {
 	}
 	if h.typed.batch {
 		n = max(n, 2) * h.cfg.batch
-		return min(n, 4*maxBatch)
+		return min(n, maxBatches)
 	}
 	return n
 }
@@ -98,7 +105,7 @@ func (h *handler) fillLocked() {
 		return
 	}
 	h.main.fill()
-	if h.lane != nil && !time.Now().Before(h.lane.avoid) {
+	if h.lane != nil {
 		h.lane.fill()
 	}
 }
@@ -107,10 +114,15 @@ func (h *handler) fillLocked() {
 func (s *source) fill() {
 	s.capacity = s.h.capacity()
 	switch {
-	case !s.settled && s.puller.Pin() != "": // it waits for all that another instance has had, however few are left
-		s.puller.Fill(s.capacity-len(s.held), 1)
+	case s.h.cfg.exclusive && time.Now().Before(s.avoid):
+	case !s.settled && s.pin != "": // it waits for all that another instance has had, however few are left
+		s.puller.Fill(max(s.capacity, s.expected)-len(s.held), 1)
 	case s.bytes < maxHeldBytes:
 		s.puller.Fill(s.capacity-len(s.held), s.capacity)
+	}
+	if now := time.Now(); s.h.cfg.exclusive && (len(s.held) >= s.capacity || s.bytes >= maxHeldBytes) && now.Sub(s.full) > tellEvery {
+		s.full = now
+		s.h.log.Warn().Int("held", len(s.held)).Msg("so many events are not done that no more are taken in: those that fail, or wait for their key, hold up the others")
 	}
 }
 
@@ -183,7 +195,7 @@ func (h *handler) begin() {
 			h.offer <- u // has room for all that are parked
 			continue
 		}
-		r := &run{unit: u}
+		r := &run{unit: u, busy: true}
 		h.running[r] = struct{}{}
 		h.workers.runs.Go(func() { h.work(r) })
 	}
@@ -263,6 +275,7 @@ func (h *handler) work(r *run) {
 			continue
 		}
 		h.active--
+		r.busy = false
 		if h.stopping {
 			h.mu.Unlock()
 			break
@@ -270,31 +283,37 @@ func (h *handler) work(r *run) {
 		h.parked++
 		h.rested = time.Now()
 		h.mu.Unlock()
-		r.unit = <-h.offer
+		if r.unit = <-h.offer; r.unit != nil {
+			h.mu.Lock()
+			r.busy = true
+			h.mu.Unlock()
+		}
 	}
 }
 
-// leave ends a goroutine of the handler, also when its function has.
+// leave ends a goroutine of the handler, also when the user's code has ended it.
 func (h *handler) leave(r *run) {
 	h.mu.Lock()
-	live := r.live
-	if r.over {
-		live = nil // it was given up
+	var left unit
+	if r.busy && !r.over { // else it was given up
+		left = slices.DeleteFunc(slices.Clone(r.unit), func(d *delivery) bool { return !d.running || d.out.kind != outPending })
 	}
 	r.live = nil
 	h.mu.Unlock()
-	for _, d := range live {
-		h.failed(d, rpc.Internal.Errorf("the handler ended its goroutine"))
+	for _, d := range left {
+		h.failed(d, errEnded())
 	}
-	h.conclude(live, 0)
+	h.conclude(left, 0)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.running, r)
-	if live != nil {
+	if r.busy {
 		h.active--
 		h.begin()
 	}
 }
+
+func errEnded() error { return rpc.Internal.Errorf("the handler ended its goroutine") }
 
 // parkFor is how long goroutines stay parked after the last has ended its work.
 const parkFor = time.Second
@@ -316,7 +335,7 @@ func (h *handler) conclude(u unit, took time.Duration) {
 	}
 	for _, d := range u {
 		d.running = false
-		if d.out.kind == outLater && (h.stopping || d.dropped || d.src.held[d.place] != d) {
+		if d.out.kind == outLater && !d.src.keeps(d) {
 			d.giveBack(0)
 			d.out.kind = outBack
 		}
@@ -340,7 +359,7 @@ func (h *handler) resume(d *delivery) {
 	defer h.mu.Unlock()
 	switch {
 	case d.dropped || h.stopping:
-	case h.cfg.debounce > 0 && !d.wanted:
+	case h.cfg.key != nil && (!d.keyed || h.cfg.debounce > 0 && !d.wanted):
 		h.enqueue(d)
 	default:
 		h.push(unit{d})

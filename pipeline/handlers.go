@@ -132,8 +132,9 @@ func (p *Pipeline) consumer(ctx context.Context, service, handler string) (jetst
 }
 
 // RemoveHandler forgets a handler that runs nowhere any more: where it was in the
-// stream, and what was in its lane. Its dead letters stay. One that has instances
-// is refused with FailedPrecondition.
+// stream, and what was in its lane. Its dead letters stay. One that seems to have
+// instances, since somebody waits for its events or was given some a moment ago, is
+// refused with FailedPrecondition.
 func (p *Pipeline) RemoveHandler(ctx context.Context, service, handler string) error {
 	ctx, cancel := p.withTimeout(ctx)
 	defer cancel()
@@ -141,7 +142,7 @@ func (p *Pipeline) RemoveHandler(ctx context.Context, service, handler string) e
 	if err != nil {
 		return err
 	}
-	if info.NumWaiting > 0 {
+	if info.NumWaiting > 0 || busy(info) {
 		return rpc.FailedPrecondition.Errorf("the handler %s of %s runs: stop the instances that have it first", handler, service)
 	}
 	if err := events.DeleteConsumer(ctx, info.Name); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
@@ -158,6 +159,15 @@ func (p *Pipeline) RemoveHandler(ctx context.Context, service, handler string) e
 		return coded(ctx, err)
 	}
 	return nil
+}
+
+// busy reports whether somebody may be at work with what a consumer has delivered.
+func busy(info *jetstream.ConsumerInfo) bool {
+	last := info.Delivered.Last
+	if acked := info.AckFloor.Last; last == nil || acked != nil && acked.After(*last) {
+		last = acked
+	}
+	return info.NumAckPending > 0 && last != nil && time.Since(*last) < 2*ackWait
 }
 
 // counts are messages by subject, of dead letters and lanes.

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"strconv"
 	"sync"
 	"time"
 
@@ -76,6 +77,12 @@ func (c *handling) CallInfo() rpc.CallInfo {
 	if !c.h.typed.batch {
 		info.ID, info.Caller = d.meta.ID, d.meta.Source
 		info.Header = bus.CopyTrace(d.meta.Effects(), rpc.Header(d.header))
+		return info
 	}
+	hops := 0
+	for _, d := range c.unit {
+		hops = max(hops, d.meta.Hops)
+	}
+	info.Header = rpc.Header{bus.HeaderHops: {strconv.Itoa(hops + 1)}}
 	return info
 }

@@ -59,7 +59,7 @@ func (w *workers) openLanes() {
 
 // openLane makes the lane one of the handler's sources.
 func (h *handler) openLane(ctx context.Context) {
-	if err := h.workers.ensure(ctx, LaneStream, h.laneConfig(), false); err != nil {
+	if _, err := h.workers.ensure(ctx, LaneStream, h.laneConfig(), false); err != nil {
 		h.log.Warn().Err(err).Msg("the handler's lane can't be pulled; it is tried again")
 		return
 	}
@@ -80,7 +80,8 @@ func (h *handler) ensureLane(ctx context.Context) error {
 	if !open {
 		return nil
 	}
-	return h.workers.ensure(ctx, LaneStream, h.laneConfig(), false)
+	_, err := h.workers.ensure(ctx, LaneStream, h.laneConfig(), true)
+	return err
 }
 
 func (h *handler) laneConfig() jetstream.ConsumerConfig {

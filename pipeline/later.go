@@ -99,11 +99,8 @@ func (p *Pipeline) sendLater(ctx context.Context, o *outgoing) (Receipt, error) 
 // message than was expected.
 func isWrongLast(err error) bool {
 	e, ok := errors.AsType[*jetstream.APIError](err)
-	return ok && (e.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || e.ErrorCode == codeWrongLastReplica)
+	return ok && (e.ErrorCode == codeWrongSequence || e.ErrorCode == codeWrongSequence2)
 }
-
-// codeWrongLastReplica is how a cluster says it.
-const codeWrongLastReplica jetstream.ErrorCode = 10164
 
 // waits returns the message of an event that waits for its time, nil when there is
 // none.

@@ -3,7 +3,9 @@ package pipeline
 import (
 	"context"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 
 	"rpc.do"
 	"rpc.do/server"
@@ -38,16 +40,20 @@ func OnPattern[T any](svc *server.Service, pattern, name string, fn func(context
 }
 
 // OnBatch is On for a handler that gets several events at a time, in the order of
-// the stream, see Batch. An error of fn is that of all of them; with a
-// *BatchError only those that it names have failed.
+// the stream, see Batch. An error of fn is that of all of them; with a *PartError
+// those that it does not name are done. What is sent from it does not say which
+// event it is due to, but counts as led to by one more than any of them.
 func OnBatch[T any](svc *server.Service, event rpc.Event[T], name string, fn func(context.Context, []Event[T]) error, opts ...HandlerOption) {
 	register(svc, event.Name(), name, fn == nil, typed{
 		event: reflect.TypeFor[T](), batch: true, decode: decodeDelivery[T],
 		call: func(ctx context.Context, ds []*delivery) error {
 			events := make([]Event[T], len(ds))
 			for i, d := range ds {
-				events[i] = *d.event.(*Event[T])
-				events[i].Attempt = d.attempt
+				e, err := eventOf[T](d)
+				if err != nil {
+					return err
+				}
+				events[i] = e
 			}
 			return fn(ctx, events)
 		},
@@ -66,11 +72,40 @@ func one[T any](fn func(context.Context, Event[T]) error) typed {
 	return typed{
 		event: reflect.TypeFor[T](), decode: decodeDelivery[T],
 		call: func(ctx context.Context, ds []*delivery) error {
-			e := *ds[0].event.(*Event[T])
-			e.Attempt = ds[0].attempt
+			e, err := eventOf[T](ds[0])
+			if err != nil {
+				return err
+			}
 			return fn(ctx, e)
 		},
 	}
+}
+
+// eventOf returns the event for an attempt, whose data no other attempt has had.
+func eventOf[T any](d *delivery) (Event[T], error) {
+	if d.used {
+		if err := decodeDelivery[T](d); err != nil {
+			return Event[T]{}, err
+		}
+	}
+	d.used = true
+	e := *d.event.(*Event[T])
+	e.Attempt = d.attempt
+	return e, nil
+}
+
+// PartError is the error of a handler of batches of which only some events have
+// failed: Errs has what they have failed with, by their place in the batch. One
+// that names an event that is not in the batch, or no error, or nothing, is the
+// error of all.
+type PartError struct{ Errs map[int]error }
+
+// Error says how many have failed, and with what one of them has.
+func (e *PartError) Error() string {
+	for _, i := range slices.Sorted(maps.Keys(e.Errs)) {
+		return fmt.Sprintf("%d of the batch failed, the one at %d with: %v", len(e.Errs), i, e.Errs[i])
+	}
+	return "none of the batch is said to have failed"
 }
 
 func decodeDelivery[T any](d *delivery) error {
@@ -94,6 +129,12 @@ func register(svc *server.Service, pattern, name string, nothing bool, t typed, 
 	cfg := newHandlerConfig(opts)
 	if cfg.event != nil && cfg.event != t.event {
 		fail("Filter, OrderBy or Debounce is for events with %v, the handler's have %v", cfg.event, t.event)
+	}
+	if !t.batch && cfg.batch > 0 {
+		fail("Batch is for OnBatch")
+	}
+	if t.batch && cfg.batch == 0 {
+		cfg.batch, cfg.wait = defaultBatch, defaultWait
 	}
 	if t.batch && cfg.key != nil {
 		fail("a batch can't be ordered or debounced by a key: use On")

@@ -16,10 +16,11 @@ type handlerConfig struct {
 	backoff     []time.Duration
 	timeout     time.Duration
 	from        Start
-	keep        []func(*delivery) bool
+	keep        []func(*delivery) (bool, error)
 	event       reflect.Type // of what keep and key look at, nil when they don't
 	key         func(*delivery) string
 	exclusive   bool
+	singleton   bool
 	debounce    time.Duration
 	throttle    int
 	per         time.Duration
@@ -39,10 +40,12 @@ func newHandlerConfig(opts []HandlerOption) handlerConfig {
 	cfg := handlerConfig{
 		concurrency: defaultConcurrency, attempts: defaultAttempts, timeout: defaultTimeout,
 		backoff: []time.Duration{time.Second, 5 * time.Second, 30 * time.Second, 2 * time.Minute},
-		batch:   defaultBatch, wait: defaultWait,
 	}
 	for _, opt := range opts {
 		opt(&cfg)
+	}
+	if cfg.singleton {
+		cfg.concurrency = 1
 	}
 	return cfg
 }
@@ -134,7 +137,11 @@ func From(s Start) HandlerOption {
 func Filter[T any](keep func(Event[T]) bool) HandlerOption {
 	return func(c *handlerConfig) {
 		c.looksAt(reflect.TypeFor[T](), "Filter")
-		c.keep = append(c.keep, func(d *delivery) bool { return keep(*d.event.(*Event[T])) })
+		c.keep = append(c.keep, func(d *delivery) (bool, error) {
+			e := *d.event.(*Event[T])
+			e.Attempt = d.attempt
+			return keep(e), nil
+		})
 	}
 }
 
@@ -194,9 +201,10 @@ func Throttle(n int, per time.Duration) HandlerOption {
 	return func(c *handlerConfig) { c.throttle, c.per, c.exclusive = n, per, true }
 }
 
-// Singleton handles one event, or batch, at a time over all instances.
+// Singleton handles one event, or batch, at a time over all instances, whatever
+// Concurrency says: one instance has all events of the handler, as with OrderBy.
 func Singleton() HandlerOption {
-	return func(c *handlerConfig) { c.concurrency, c.exclusive = 1, true }
+	return func(c *handlerConfig) { c.singleton, c.exclusive = true, true }
 }
 
 // Batch is for OnBatch: a batch has at most size events, and no more are waited

@@ -152,19 +152,19 @@ func TestBatch(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			sizes = append(sizes, len(events))
-			var wrong pipeline.BatchError
+			wrong := pipeline.PartError{Errs: map[int]error{}}
 			for i, e := range events {
 				if i > 0 && e.Attempt == events[i-1].Attempt && e.Sequence < events[i-1].Sequence {
 					t.Errorf("%d comes after %d", e.Sequence, events[i-1].Sequence)
 				}
 				if e.Data.N%10 == 3 && e.Attempt == 1 {
 					failed[e.Data.N]++
-					wrong.Failed = append(wrong.Failed, pipeline.ItemError{Index: i, Err: errFailed})
+					wrong.Errs[i] = errFailed
 					continue
 				}
 				g.note(e.Data.N)
 			}
-			if len(wrong.Failed) > 0 {
+			if len(wrong.Errs) > 0 {
 				return &wrong
 			}
 			return nil
@@ -193,7 +193,7 @@ func TestFilter(t *testing.T) {
 	g := newLog()
 	l.serve("shop", func(svc *server.Service) {
 		pipeline.On(svc, placed, "note", g.handle, pipeline.Filter(func(e pipeline.Event[order]) bool {
-			if e.Data.N == 13 && e.Attempt < 2 {
+			if e.Data.N == 13 {
 				panic("thirteen")
 			}
 			return e.Data.N%2 == 1
@@ -304,6 +304,7 @@ func TestRegisterPanics(t *testing.T) {
 		"no attempts":    func(svc *server.Service) { pipeline.On(svc, placed, "note", note, pipeline.Attempts(0)) },
 		"no concurrency": func(svc *server.Service) { pipeline.On(svc, placed, "note", note, pipeline.Concurrency(-1)) },
 		"no backoff":     func(svc *server.Service) { pipeline.On(svc, placed, "note", note, pipeline.Backoff()) },
+		"batch for one":  func(svc *server.Service) { pipeline.On(svc, placed, "note", note, pipeline.Batch(2, time.Second)) },
 		"large batch":    func(svc *server.Service) { pipeline.Batch(10_000, time.Second) },
 	} {
 		if !panics(func() { register(server.New(l.b, "shop", server.Config{})) }) {

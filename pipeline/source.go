@@ -21,17 +21,22 @@ type source struct {
 	puller   *pull.Puller
 
 	// What follows is guarded by the handler.
-	held  map[uint64]*delivery
+	held  map[place]*delivery
 	bytes int // of what is held
 	done  recent
-	last  uint64 // place that was delivered, the highest
+
+	// The rest is for a handler of which one instance has all events.
+	pin string // that was acted on last
 	// settled says that nothing is with another instance: before, one that has
 	// got the pin runs nothing, so that what is older comes first.
 	settled  bool
 	settling bool
 	waiting  []*delivery // until it is settled
+	expected int         // deliveries that are to be held when it is, as far as is known
 	delivery uint64      // the last one's place among all of the consumer
 	avoid    time.Time   // nothing is pulled before: another instance is to have it
+	unpinned time.Time   // when it was said last that a message came without a pin
+	full     time.Time   // when it was said last that nothing more is taken in
 }
 
 // Times of a handler of which one instance has all events.
@@ -68,9 +73,9 @@ func (h *handler) ackWait() time.Duration {
 // newSource makes the handler's consumer on a stream one that it is fed by. The
 // handler is locked.
 func (h *handler) newSource(stream string) *source {
-	s := &source{h: h, stream: stream, held: map[uint64]*delivery{}, settled: !h.cfg.exclusive}
+	s := &source{h: h, stream: stream, held: map[place]*delivery{}, settled: !h.cfg.exclusive}
 	s.capacity = h.capacity()
-	cfg := pull.Config{Stream: stream, Consumer: h.durable, Message: s.message, Again: h.fill, Gone: func() { h.workers.look(h) }}
+	cfg := pull.Config{Stream: stream, Consumer: h.durable, Message: s.message, Again: h.fill, Gone: func() { h.workers.look(h) }, Warn: s.warn}
 	if h.cfg.exclusive {
 		cfg.Group, cfg.PinFor, cfg.Pinned = pinGroup, pinFor, s.pinned
 	}
@@ -78,34 +83,37 @@ func (h *handler) newSource(stream string) *source {
 	return s
 }
 
+// warn says what keeps the server from delivering.
+func (s *source) warn(text string) {
+	s.h.log.Warn().Str("stream", s.stream).Str("status", text).Msg("the server does not take a pull")
+}
+
 // message takes in what was pulled.
 func (s *source) message(m pull.Message) {
 	h := s.h
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if s.settled && h.cfg.exclusive && m.Delivery != s.delivery+1 {
-		s.unsettle() // what was delivered between is lost, and comes again: before this one runs
+	d := newDelivery(s, m)
+	if h.cfg.exclusive && !s.pinnedMessage(m, d) {
+		return
 	}
-	s.delivery = m.Delivery
-	if s.done.has(m.Sequence) { // the answer was lost
-		d := newDelivery(s, m)
+	if s.done.has(d.place) { // the answer was lost
 		d.answer(ackDone)
 		h.fillLocked()
 		return
 	}
-	s.last = max(s.last, m.Sequence)
-	if d := s.held[m.Sequence]; d != nil { // the server has not heard of it for long
-		d.reply.Store(&m.Reply)
-		d.touched.Store(time.Now().UnixNano())
-		d.deliveries.Store(int64(m.Delivered))
+	if held := s.held[d.place]; held != nil { // the server has not heard of it for long
+		held.reply.Store(&m.Reply)
+		held.touched.Store(time.Now().UnixNano())
+		held.deliveries.Store(int64(m.Delivered))
 		return
 	}
-	d := newDelivery(s, m)
 	if h.stopping {
+		h.workers.attempts.untried(h, d)
 		d.giveBack(0)
 		return
 	}
-	s.held[m.Sequence] = d
+	s.held[d.place] = d
 	s.bytes += len(m.Data)
 	if !s.settled {
 		s.waiting = append(s.waiting, d)
@@ -115,36 +123,59 @@ func (s *source) message(m pull.Message) {
 	h.enqueue(d)
 }
 
-// pinned is called when this instance gets, or loses, all events of the handler.
-func (s *source) pinned(got bool) {
-	h := s.h
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if !got {
-		s.drop()
-		return
+// pinnedMessage takes in the pin under which a message has come; it reports false
+// when the message is not taken. The handler is locked.
+func (s *source) pinnedMessage(m pull.Message, d *delivery) bool {
+	s.syncPin()
+	if d.pin == "" { // the consumer is not one for a single instance, as an instance without OrderBy or the like has made it
+		if now := time.Now(); now.Sub(s.unpinned) > tellEvery {
+			s.unpinned = now
+			s.h.log.Error().Msg("another instance has made the handler one without order: this one handles nothing; let all have the same options")
+		}
+		d.giveBack(time.Second)
+		return false
 	}
-	if h.stopping || s.settling {
+	if s.settled && m.Delivery != s.delivery+1 {
+		s.settled = false // what was delivered between is lost, and comes again: before this one runs
+		s.startSettling()
+	}
+	s.delivery = m.Delivery
+	return true
+}
+
+// pinned is called when this instance may have got, or lost, all events of the
+// handler.
+func (s *source) pinned() {
+	s.h.mu.Lock()
+	defer s.h.mu.Unlock()
+	s.syncPin()
+}
+
+// syncPin acts on what has become of the pin, whoever notices it. The handler is
+// locked.
+func (s *source) syncPin() {
+	if pin := s.puller.Pin(); pin != s.pin {
+		if s.pin != "" { // another may have had the events meanwhile
+			s.drop()
+		}
+		s.pin = pin
+	}
+	s.startSettling()
+}
+
+// startSettling has the source settled if it is not. The handler is locked.
+func (s *source) startSettling() {
+	if s.pin == "" || s.settled || s.settling || s.h.stopping || time.Now().Before(s.avoid) {
 		return
 	}
 	s.settling = true
-	h.workers.tasks.Go(s.settle)
-}
-
-// unsettle lets nothing that comes from now on run before all that was delivered
-// is here. The handler is locked.
-func (s *source) unsettle() {
-	s.settled = false
-	if !s.h.stopping && !s.settling {
-		s.settling = true
-		s.h.workers.tasks.Go(s.settle)
-	}
+	s.h.workers.tasks.Go(s.settle)
 }
 
 // drop gives back what no attempt has begun with. The handler is locked.
 func (s *source) drop() {
 	s.settled = !s.h.cfg.exclusive
-	s.waiting = nil
+	s.waiting, s.expected = nil, 0
 	for _, d := range s.held {
 		switch {
 		case !d.running:
@@ -157,6 +188,18 @@ func (s *source) drop() {
 		}
 	}
 	s.h.prune()
+}
+
+// keeps reports whether a delivery that waits for its next attempt stays here: not
+// when another instance is to have it. The handler is locked.
+func (s *source) keeps(d *delivery) bool {
+	if s.h.stopping || d.dropped || s.held[d.place] != d {
+		return false
+	}
+	if d.pin != s.pin && s.settled { // it was with this instance all the time
+		d.pin = s.pin
+	}
+	return d.pin == s.pin
 }
 
 // remove lets go of a delivery, if it is held. The handler is locked.
@@ -195,7 +238,8 @@ func (s *source) settle() {
 func (s *source) trySettle() bool {
 	h := s.h
 	h.mu.Lock()
-	pin, held := s.puller.Pin(), len(s.held)
+	s.syncPin()
+	pin, held := s.pin, len(s.held)
 	for _, d := range s.held {
 		if d.dropped { // it comes again
 			held--
@@ -214,7 +258,13 @@ func (s *source) trySettle() bool {
 	ctx, cancel := context.WithTimeout(h.workers.life, requestTimeout)
 	defer cancel()
 	state, err := h.workers.pinState(ctx, s.stream, h.durable)
-	if err != nil || state.pin != pin || state.pending > held {
+	if err != nil || state.pin != pin {
+		return false
+	}
+	h.mu.Lock()
+	s.expected = state.pending
+	h.mu.Unlock()
+	if state.pending > held {
 		return false
 	}
 	if mine, err := s.alone(ctx); err != nil || !mine {
@@ -222,13 +272,14 @@ func (s *source) trySettle() bool {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if s.puller.Pin() != pin {
+	s.syncPin()
+	if s.pin != pin {
 		return false
 	}
 	s.settled, s.settling = true, false
 	waiting := s.waiting
 	s.waiting = nil
-	slices.SortFunc(waiting, func(a, b *delivery) int { return cmp.Compare(a.place, b.place) })
+	slices.SortFunc(waiting, func(a, b *delivery) int { return cmp.Compare(a.place.sequence, b.place.sequence) })
 	for _, d := range waiting {
 		if s.held[d.place] == d {
 			h.enqueue(d)
@@ -277,11 +328,20 @@ func (s *source) yielded(err error) bool {
 	return true
 }
 
-// yield leaves a lane to the instance that has the events. The handler is locked.
+// yield leaves what comes to another instance for a while. The handler is locked.
 func (s *source) yield() {
+	if s.h.stopping {
+		return
+	}
 	s.settling, s.avoid = false, time.Now().Add(avoidFor)
 	s.drop()
-	s.h.workers.tasks.Go(func() { s.h.workers.unpin(s) })
+	if pin := s.pin; pin != "" {
+		s.h.workers.tasks.Go(func() {
+			ctx, cancel := context.WithTimeout(s.h.workers.life, requestTimeout)
+			defer cancel()
+			s.h.workers.unpin(ctx, s, pin)
+		})
+	}
 }
 
 // pinState is what the server says of a consumer that one instance has.
@@ -310,24 +370,24 @@ func (w *workers) pinState(ctx context.Context, stream, name string) (pinState, 
 }
 
 // recent remembers the last places that are done: at least half of maxRecent.
-type recent struct{ now, before map[uint64]struct{} }
+type recent struct{ now, before map[place]struct{} }
 
 const maxRecent = 1024
 
-func (r *recent) add(place uint64) {
+func (r *recent) add(p place) {
 	if len(r.now) >= maxRecent/2 {
 		r.before, r.now = r.now, nil
 	}
 	if r.now == nil {
-		r.now = make(map[uint64]struct{}, 8)
+		r.now = make(map[place]struct{}, 8)
 	}
-	r.now[place] = struct{}{}
+	r.now[p] = struct{}{}
 }
 
-func (r *recent) has(place uint64) bool {
-	if _, ok := r.now[place]; ok {
+func (r *recent) has(p place) bool {
+	if _, ok := r.now[p]; ok {
 		return true
 	}
-	_, ok := r.before[place]
+	_, ok := r.before[p]
 	return ok
 }

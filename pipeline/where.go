@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math/big"
 	"strings"
+
+	"rpc.do/bus"
 )
 
 // Condition is something that a field of an event's data must meet, see Where.
@@ -17,8 +19,8 @@ type Condition struct {
 // String returns the condition as it is written in Go.
 func (c Condition) String() string { return c.text }
 
-// Where has the handler get only events whose data, which are JSON, have a field
-// that meets all of the conditions; the others are done. The field is named by its
+// Where has the handler get only events whose data have a field that meets all of
+// the conditions; the others are done. The field is named by its
 // path, such as "customer.country". Without a condition it must be there. Several
 // Where must all hold.
 //
@@ -35,16 +37,61 @@ func Where(path string, conditions ...Condition) HandlerOption {
 		conditions = []Condition{Exists()}
 	}
 	return func(c *handlerConfig) {
-		c.keep = append(c.keep, func(d *delivery) bool {
-			value, there := field(d.data, fields)
+		c.keep = append(c.keep, func(d *delivery) (bool, error) {
+			data, err := asJSON(d)
+			if err != nil {
+				return false, &unreadable{err}
+			}
+			value, there := field(data, fields)
 			for _, condition := range conditions {
 				if !condition.met(value, there) {
-					return false
+					return false, nil
 				}
 			}
-			return true
+			return true, nil
 		})
 	}
+}
+
+// unreadable is the error of data that can't be looked at.
+type unreadable struct{ error }
+
+// asJSON returns the data of an event as JSON.
+func asJSON(d *delivery) ([]byte, error) {
+	codec := codecOf(d.src.h.workers.bus, d.meta.ContentType)
+	switch codec.(type) {
+	case nil:
+		return nil, fmt.Errorf("its content type %.80q is not known here", d.meta.ContentType)
+	case bus.JSON:
+		return d.data, nil
+	}
+	var value any
+	if err := codec.Unmarshal(d.data, &value); err != nil {
+		return nil, fmt.Errorf("its data can't be read: %w", err)
+	}
+	return json.Marshal(textKeys(value))
+}
+
+// textKeys makes maps, as codecs read them whose keys can be anything, those of
+// JSON.
+func textKeys(value any) any {
+	switch v := value.(type) {
+	case map[any]any:
+		object := make(map[string]any, len(v))
+		for key, value := range v {
+			object[fmt.Sprint(key)] = textKeys(value)
+		}
+		return object
+	case map[string]any:
+		for key, value := range v {
+			v[key] = textKeys(value)
+		}
+	case []any:
+		for i, value := range v {
+			v[i] = textKeys(value)
+		}
+	}
+	return value
 }
 
 // field returns a field of a JSON document. Numbers come as json.Number.

@@ -25,6 +25,8 @@ type workers struct {
 	attempts attemptLog
 	handlers []*handler
 
+	asking sync.Mutex // for the patterns of other instances
+
 	mu      sync.Mutex
 	started bool
 
@@ -92,14 +94,15 @@ const (
 )
 
 // Start makes the consumers and begins to pull.
-func (w *workers) Start(ctx context.Context) (err error) {
+func (w *workers) Start(ctx context.Context) error {
 	w.mu.Lock()
 	w.started = true
 	w.mu.Unlock()
-	if _, err := w.pipeline.events(ctx); err != nil {
+	stream, err := w.pipeline.events(ctx)
+	if err != nil {
 		return fmt.Errorf("handlers of events: %w", err)
 	}
-	if err := w.ensureConsumers(ctx); err != nil {
+	if err := w.ensureConsumers(ctx, stream.CachedInfo().Created); err != nil {
 		return err
 	}
 	if w.hub, err = pull.Open(w.bus); err != nil {
@@ -118,10 +121,11 @@ func (w *workers) Start(ctx context.Context) (err error) {
 		h.mu.Unlock()
 	}
 	w.tasks.Go(w.tick)
+	w.tasks.Go(w.watch)
 	return nil
 }
 
-func (w *workers) ensureConsumers(ctx context.Context) error {
+func (w *workers) ensureConsumers(ctx context.Context, stream time.Time) error {
 	errs := make([]error, len(w.handlers))
 	places := make(chan struct{}, startAtOnce)
 	var all sync.WaitGroup
@@ -129,11 +133,27 @@ func (w *workers) ensureConsumers(ctx context.Context) error {
 		places <- struct{}{}
 		all.Go(func() {
 			defer func() { <-places }()
-			errs[i] = h.ensureConsumer(ctx)
+			errs[i] = h.ensureConsumer(ctx, stream)
 		})
 	}
 	all.Wait()
 	return errors.Join(errs...)
+}
+
+// watch looks at the consumers now and then, until the life of the component ends.
+func (w *workers) watch() {
+	ticker := time.NewTicker(seeEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-w.life.Done():
+			return
+		case <-ticker.C:
+			if w.bus.Connected() {
+				w.seeAll()
+			}
+		}
+	}
 }
 
 // tick looks after the handlers until the life of the component ends.
@@ -166,6 +186,11 @@ func (h *handler) tick(now time.Time) {
 	h.mu.Lock()
 	if h.active == 0 && now.Sub(h.rested) > parkFor {
 		h.unpark()
+	}
+	for _, s := range []*source{h.main, h.lane} {
+		if h.cfg.exclusive && s != nil {
+			s.syncPin()
+		}
 	}
 	if h.main == nil || len(h.main.held) == 0 && (h.lane == nil || len(h.lane.held) == 0) {
 		h.mu.Unlock()
@@ -236,7 +261,7 @@ func (w *workers) Stop(ctx context.Context) error {
 	}
 	_ = w.lanes.Unsubscribe() // fails only when the connection is gone, and the subscription with it
 	w.hub.Close()             // what is on its way is given back
-	w.unpinAll()
+	w.unpinAll(ctx)
 	w.closePullers()
 	ended := make(chan struct{})
 	go func() {
@@ -321,28 +346,38 @@ func (h *handler) stop() {
 
 // unpinAll lets other instances have the events of handlers at once of which this
 // one had all.
-func (w *workers) unpinAll() {
+func (w *workers) unpinAll(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, unpinTime)
+	defer cancel()
+	places := make(chan struct{}, startAtOnce)
+	var all sync.WaitGroup
 	for _, h := range w.handlers {
 		h.mu.Lock()
 		sources := []*source{h.main, h.lane}
 		h.mu.Unlock()
 		for _, s := range sources {
-			if s != nil {
-				w.unpin(s)
+			if s == nil || s.puller.Pin() == "" {
+				continue
 			}
+			places <- struct{}{}
+			all.Go(func() {
+				defer func() { <-places }()
+				w.unpin(ctx, s, s.puller.Pin())
+			})
 		}
 	}
+	all.Wait()
 }
 
-// unpin gives up the pin of a source, if it has it.
-func (w *workers) unpin(s *source) {
-	if s.puller.Pin() == "" || !w.bus.Connected() {
-		return
+// unpinTime bounds how long a stop gives up pins.
+const unpinTime = 2 * time.Second
+
+// unpin gives up the pin of a source.
+func (w *workers) unpin(ctx context.Context, s *source, pin string) {
+	if w.bus.Connected() {
+		if stream, err := w.pipeline.js.Stream(ctx, s.stream); err == nil {
+			_ = stream.UnpinConsumer(ctx, s.h.durable, pinGroup) // else the pin ends by itself
+		}
 	}
-	ctx, cancel := context.WithTimeout(w.life, time.Second)
-	defer cancel()
-	if stream, err := w.pipeline.js.Stream(ctx, s.stream); err == nil {
-		_ = stream.UnpinConsumer(ctx, s.h.durable, pinGroup) // else the pin ends by itself
-	}
-	s.puller.Forgo()
+	s.puller.Forgo(pin)
 }

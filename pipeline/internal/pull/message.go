@@ -23,6 +23,10 @@ type Message struct {
 	name string // "<stream>.<consumer>"
 }
 
+// Pin returns the id of the pin that its puller has, empty when the consumer has
+// none.
+func (m Message) Pin() string { return m.Header.Get("Nats-Pin-Id") }
+
 // readMeta reads the reply subject of a message, which is where it is
 // acknowledged: $JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<consumer
 // sequence>.<time>.<pending>, with a domain and the hash of an account before the

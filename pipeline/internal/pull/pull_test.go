@@ -60,7 +60,7 @@ type feed struct {
 
 	mu     sync.Mutex
 	got    []Message
-	pinned []bool
+	pinned int
 	gone   int
 }
 
@@ -106,7 +106,7 @@ func (f *feed) config() Config {
 		Stream: "NUMBERS", Consumer: "all",
 		Message: func(m Message) { f.mu.Lock(); defer f.mu.Unlock(); f.got = append(f.got, m) },
 		Gone:    func() { f.mu.Lock(); defer f.mu.Unlock(); f.gone++ },
-		Pinned:  func(got bool) { f.mu.Lock(); defer f.mu.Unlock(); f.pinned = append(f.pinned, got) },
+		Pinned:  func() { f.mu.Lock(); defer f.mu.Unlock(); f.pinned++ },
 	}
 }
 
@@ -196,22 +196,36 @@ func TestGone(t *testing.T) {
 	f.until("a message comes", func() bool { return len(f.messages()) == 1 })
 }
 
-// The operator's bound on a pull is kept.
-func TestMaxRequestBatch(t *testing.T) {
+// The operator's bounds on pulls are kept.
+func TestRequestBounds(t *testing.T) {
 	t.Parallel()
-	f := newFeed(t, func(c *jetstream.ConsumerConfig) { c.MaxRequestBatch = 5; c.AckWait = time.Hour })
-	cfg := f.config()
-	var p *Puller
-	ready := make(chan struct{})
-	cfg.Again = func() { <-ready; p.Fill(100-len(f.messages()), 100) }
-	p = f.hub.Puller(cfg)
-	close(ready)
-	f.publish(20)
-	p.Fill(100, 100)
-	f.until("they come", func() bool {
-		p.Fill(100-len(f.messages()), 100)
-		return len(f.messages()) == 20
-	})
+	for name, bound := range map[string]func(*jetstream.ConsumerConfig){
+		"batch":   func(c *jetstream.ConsumerConfig) { c.MaxRequestBatch = 5 },
+		"expires": func(c *jetstream.ConsumerConfig) { c.MaxRequestExpires = 2 * time.Second },
+		"bytes":   func(c *jetstream.ConsumerConfig) { c.MaxRequestMaxBytes = 4 << 10 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFeed(t, func(c *jetstream.ConsumerConfig) { c.AckWait = time.Hour; bound(c) })
+			cfg := f.config()
+			var p *Puller
+			ready := make(chan struct{})
+			cfg.Again = func() { <-ready; p.Fill(100-len(f.messages()), 100) }
+			p = f.hub.Puller(cfg)
+			close(ready)
+			f.publish(20)
+			p.Fill(100, 100)
+			f.until("they come", func() bool {
+				p.Fill(100-len(f.messages()), 100)
+				return len(f.messages()) == 20
+			})
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			if p.last > 30 {
+				t.Errorf("%d pulls for 20 messages", p.last)
+			}
+		})
+	}
 }
 
 // Of two pullers of one group one gets everything, and knows it; the other
@@ -263,7 +277,7 @@ func TestPin(t *testing.T) {
 	p.Close()
 	f.publish(3)
 	f.until("the other has what follows", func() bool { return len(other.messages()) == 3 })
-	if len(other.pinned) != 1 || !other.pinned[0] || len(f.pinned) != 1 {
+	if other.pinned != 1 || f.pinned != 1 {
 		t.Errorf("told of %v and %v", f.pinned, other.pinned)
 	}
 }

@@ -33,8 +33,12 @@ type Config struct {
 	// or does not answer. It must not be held up either.
 	Gone func()
 
-	// Pinned is called when the puller has got the pin, and when it has lost it.
-	Pinned func(bool)
+	// Pinned is called when the puller may have got the pin, or lost it: Pin says
+	// which.
+	Pinned func()
+
+	// Warn is told what keeps the puller from its work.
+	Warn func(text string)
 }
 
 func (c Config) withDefaults(maxPayload int64) Config {
@@ -46,7 +50,10 @@ func (c Config) withDefaults(maxPayload int64) Config {
 		c.Gone = none
 	}
 	if c.Pinned == nil {
-		c.Pinned = func(bool) {}
+		c.Pinned = none
+	}
+	if c.Warn == nil {
+		c.Warn = func(string) {}
 	}
 	return c
 }
@@ -79,20 +86,24 @@ type Puller struct {
 	reply   string
 	subject string
 
-	mu       sync.Mutex // guards what follows
-	closed   bool
-	asked    int    // messages that are still to come
-	last     uint64 // number of the last pull
-	heard    time.Time
-	pause    time.Duration
-	wait     time.Time // nothing is asked for before
-	maxBatch int       // the consumer's own bound, 0 for none
+	mu     sync.Mutex // guards what follows
+	closed bool
+	asked  int    // messages that are still to come
+	last   uint64 // number of the last pull
+	heard  time.Time
+	pause  time.Duration
+	wait   time.Time // nothing is asked for before
 
-	pin       string
-	keeps     map[uint64]time.Time // pulls that keep the pin, without an answer yet
-	kept      time.Time            // when the last one that was answered was sent
-	keptLast  time.Time            // when the last one was sent
-	announced bool
+	// Bounds that the operator has set for pulls; 0 for none.
+	maxBatch   int
+	maxBytes   int64
+	maxExpires time.Duration
+
+	pin      string
+	pinFrom  uint64               // the last pull before the pin was got: those say nothing of it
+	keeps    map[uint64]time.Time // pulls that keep the pin, without an answer yet
+	kept     time.Time            // when the last one that was answered was sent
+	keptLast time.Time            // when the last one was sent
 }
 
 // Close ends the puller. The server may still deliver what was asked for, which
@@ -132,10 +143,18 @@ func (p *Puller) Fill(room, capacity int) {
 	}
 	p.asked += n
 	p.heard = now
-	if !p.send(request{
+	r := request{
 		Expires: expires, Batch: n, MaxBytes: max(maxBytes, 2*p.hub.bus.MaxPayload()), Heartbeat: heartbeat,
 		Group: p.cfg.Group, ID: p.pin,
-	}) {
+	}
+	if p.maxBytes > 0 {
+		r.MaxBytes = min(r.MaxBytes, p.maxBytes)
+	}
+	if p.maxExpires > 0 {
+		r.Expires = min(r.Expires, p.maxExpires)
+		r.Heartbeat = min(r.Heartbeat, r.Expires/2)
+	}
+	if !p.send(r) {
 		p.asked = 0
 		p.delay(now)
 	}
@@ -158,7 +177,11 @@ func (p *Puller) keep(now time.Time) {
 		clear(p.keeps)
 	}
 	p.keptLast = now
-	if p.send(request{Expires: p.cfg.PinFor / keepExpires, Batch: 1, MaxBytes: 1, Group: p.cfg.Group, ID: p.pin}) {
+	wait := p.cfg.PinFor / keepExpires
+	if p.maxExpires > 0 {
+		wait = min(wait, p.maxExpires)
+	}
+	if p.send(request{Expires: wait, Batch: 1, MaxBytes: 1, Group: p.cfg.Group, ID: p.pin}) {
 		p.keeps[p.last] = now
 	}
 }
@@ -180,33 +203,17 @@ func (p *Puller) message(m Message) {
 	p.heard, p.pause = time.Now(), 0
 	got := false
 	if p.cfg.Group != "" {
-		if pin := m.Header.Get("Nats-Pin-Id"); pin != p.pin && pin != "" {
-			p.pin, p.keeps, p.kept, got = pin, map[uint64]time.Time{}, time.Time{}, true
+		if pin := m.Pin(); pin != p.pin && pin != "" {
+			p.pin, p.pinFrom, p.keeps, p.kept, got = pin, p.last, map[uint64]time.Time{}, time.Time{}, true
 			p.asked = 0 // pulls without the pin bring nothing now, and which of them has got it is not known
 			p.keep(p.heard)
 		}
 	}
 	p.mu.Unlock()
 	if got {
-		p.announce(true)
+		p.cfg.Pinned()
 	}
 	p.cfg.Message(m)
-}
-
-// announce tells of a pin that was got or lost, each once.
-func (p *Puller) announce(pinned bool) {
-	p.mu.Lock()
-	again := p.announced && pinned
-	tell := p.announced != pinned
-	p.announced = pinned
-	p.mu.Unlock()
-	if again { // another pin: between the two somebody else may have had it
-		p.cfg.Pinned(false)
-		tell = true
-	}
-	if tell {
-		p.cfg.Pinned(pinned)
-	}
 }
 
 // Holds reports whether the puller surely holds the pin now, with a margin.
@@ -216,13 +223,18 @@ func (p *Puller) Holds(now time.Time) bool {
 	return p.pin != "" && now.Sub(p.kept) < p.cfg.PinFor-p.cfg.PinFor/4
 }
 
-// Forgo makes the puller one without the pin, which somebody has taken from the
+// Forgo makes the puller one without that pin, which somebody has taken from the
 // consumer.
-func (p *Puller) Forgo() {
+func (p *Puller) Forgo(pin string) {
 	p.mu.Lock()
-	p.pin, p.keeps = "", nil
+	had := p.pin == pin
+	if had {
+		p.pin, p.keeps = "", nil
+	}
 	p.mu.Unlock()
-	p.announce(false)
+	if had {
+		p.cfg.Pinned()
+	}
 }
 
 // Pin returns the id of the pin, empty for none.
@@ -250,56 +262,84 @@ func (p *Puller) status(pull uint64, msg *nats.Msg) {
 		p.mu.Unlock()
 		return
 	}
-	if keeps && code != "423" { // the pin was right when the pull was taken in
-		if sent.After(p.kept) {
-			p.kept = sent
+	text = strings.ToLower(text)
+	if keeps {
+		if code == "408" || code == "409" && (text == tooLarge || text == completed) { // the pin was right when the pull was taken in
+			if sent.After(p.kept) {
+				p.kept = sent
+			}
+			p.mu.Unlock()
+			return
 		}
-		p.mu.Unlock()
-		return
-	}
-	left, err := strconv.Atoi(msg.Header.Get("Nats-Pending-Messages"))
-	switch {
-	case keeps:
-		left = 0
-	case err != nil: // it does not say: nothing more comes of any pull
-		left = p.asked
-	}
-	p.asked = max(p.asked-left, 0)
-	gone, lost := false, false
-	switch code {
-	case "404", "408":
-		p.pause = 0
-	case "423":
-		lost = p.pin != ""
-		p.pin, p.keeps = "", nil
-	case "409":
-		text = strings.ToLower(text)
-		switch {
-		case strings.Contains(text, "batch completed"), strings.Contains(text, "maxbytes"):
-		case strings.HasPrefix(text, "exceeded maxrequestbatch of "):
-			p.maxBatch, _ = strconv.Atoi(text[len("exceeded maxrequestbatch of "):])
-			p.delay(now)
-		case strings.Contains(text, "consumer deleted"):
-			p.asked = 0
-			p.delay(now)
-			gone = true
-		default: // a change of the leader, a server that shuts down, too many pulls
-			p.asked = 0
-			p.delay(now)
-		}
-	default: // 503: nobody answers for the consumer
+	} else if left, err := strconv.Atoi(msg.Header.Get("Nats-Pending-Messages")); err == nil {
+		p.asked = max(p.asked-left, 0)
+	} else { // it does not say: nothing more comes of any pull
 		p.asked = 0
-		p.delay(now)
-		gone = true
 	}
+	lost, gone, warn := p.ended(now, pull, code, text)
 	p.mu.Unlock()
 	if lost {
-		p.announce(false)
+		p.cfg.Pinned()
 	}
 	if gone {
 		p.cfg.Gone()
 	}
+	if warn != "" {
+		p.cfg.Warn(warn)
+	}
 	p.cfg.Again()
+}
+
+// What the server says of a pull that has ended, in lower case.
+const (
+	tooLarge      = "message size exceeds maxbytes"
+	completed     = "batch completed"
+	overBatch     = "exceeded maxrequestbatch of "
+	overExpires   = "exceeded maxrequestexpires of "
+	overBytes     = "exceeded maxrequestmaxbytes of "
+	deleted       = "consumer deleted"
+	changedLeader = "leadership change"
+	shutdown      = "server shutdown"
+)
+
+// ended takes in how a pull has ended. The puller is locked.
+func (p *Puller) ended(now time.Time, pull uint64, code, text string) (lost, gone bool, warn string) {
+	after := func(prefix string) (rest string, ok bool) { return strings.CutPrefix(text, prefix) }
+	switch {
+	case code == "404", code == "408", code == "409" && (text == tooLarge || text == completed):
+		p.pause = 0
+		if text == tooLarge && p.maxBytes > 0 { // the operator's bound is below the size of a message, it may be
+			p.delay(now)
+		}
+		return
+	case code == "423":
+		if lost = p.pin != "" && pull > p.pinFrom; lost {
+			p.pin, p.keeps = "", nil
+		}
+		return
+	}
+	p.delay(now)
+	if rest, ok := after(overBatch); ok {
+		p.maxBatch, _ = strconv.Atoi(rest)
+		return
+	}
+	if rest, ok := after(overExpires); ok {
+		p.maxExpires, _ = time.ParseDuration(rest)
+		return
+	}
+	if rest, ok := after(overBytes); ok {
+		p.maxBytes, _ = strconv.ParseInt(rest, 10, 64)
+		return
+	}
+	p.asked = 0
+	switch {
+	case code == "409" && (text == changedLeader || text == shutdown):
+	case code == "409" && text == deleted, code == "503":
+		gone = true
+	default:
+		warn = code + " " + text
+	}
+	return
 }
 
 // forget drops what is asked for.
@@ -331,7 +371,7 @@ func (p *Puller) tick(now time.Time) {
 	again := p.asked == 0 && !now.Before(p.wait)
 	p.mu.Unlock()
 	if lost {
-		p.announce(false)
+		p.cfg.Pinned()
 	}
 	if silent {
 		p.cfg.Gone()

@@ -140,9 +140,9 @@ func (a *app) withDead(ctx context.Context, f *connection, arg string, do func(*
 		if err != nil {
 			return err
 		}
-		if d.Missing {
+		if d.Missing == "data" {
 			if e, err := p.Event(ctx, d.Event.Sequence); err == nil {
-				d.Event.Data, d.Event.Raw, d.Missing = e.Data, e.Raw, false
+				d.Event.Data, d.Event.Raw, d.Missing = e.Data, e.Raw, "headers"
 			}
 		}
 		return do(p, d)
@@ -168,7 +168,7 @@ func (a *app) printDeadLetter(d pipeline.DeadLetter) error {
 		row("subject", "%s", shownSubject(e))
 		row("stored", "%s, sequence %d", shownTime(e.Stored), e.Sequence)
 		row("due to", "%s", shownCause(e))
-		if d.Missing {
+		if d.Missing == "data" {
 			row("data", "too large to be kept here, and not in EVENTS any more")
 		} else {
 			row("data", "%s", shownData(e))

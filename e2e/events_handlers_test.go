@@ -21,13 +21,13 @@ import (
 func TestPoisonEvent(t *testing.T) {
 	b := startBus(t)
 	p, _ := newPipeline(t, b.url)
-	const n, poison, attempts = 10_000, 5_000, 4
+	const n, poison, attempts = 10_000, 500, 3
 	handlers := func(pattern string, fixed bool) (all []eventwork.Handler) {
 		for _, ordered := range []bool{false, true} {
 			// Pauses that add up to more than everything else takes.
 			all = append(all, eventwork.Handler{
 				Name: map[bool]string{false: "plain", true: "ordered"}[ordered], Ordered: ordered, Pattern: pattern, Fixed: fixed,
-				Concurrency: 8, Work: 2 * time.Millisecond, Attempts: attempts, Backoff: time.Second,
+				Concurrency: 8, Work: 2 * time.Millisecond, Attempts: attempts, Backoff: 2500 * time.Millisecond,
 			})
 		}
 		return all
@@ -114,61 +114,50 @@ func timesOf(t testing.TB, w *eventWorker, handler string, except int) times {
 		last = max(last, a.End)
 		begins = append(begins, a.Begin-first)
 	}
-	return times{time.Duration(last - first).Round(time.Millisecond), time.Duration(median(begins)).Round(time.Millisecond)}
+	return times{time.Duration(last - first).Round(time.Millisecond), quantile(begins, 0.5).Round(time.Millisecond)}
 }
 
-func median(values []int64) int64 {
+// quantile returns what that share of the values, which are nanoseconds, does not exceed.
+func quantile(values []int64, share float64) time.Duration {
 	slices.Sort(values)
-	return values[len(values)/2]
+	return time.Duration(values[int(share*float64(len(values)))])
 }
 
 // TestDeadlyEvent has an event kill whoever handles it. It ends as a dead letter,
-// and costs none of those that were there at that time.
+// and those that only waited in the processes that died do not, however often.
 func TestDeadlyEvent(t *testing.T) {
 	t.Parallel()
 	b := startBus(t)
 	p, _ := newPipeline(t, b.url)
 	const n, attempts = 60, 2
-	h := eventwork.Handler{Name: "ordered", Ordered: true, Concurrency: 4, Attempts: attempts}
-	sendItems(t, p, numbered(n, func(i *eventwork.Item) {
-		i.Key, i.Ms = fmt.Sprint("key-", i.N), 20
-		if i.N == 0 {
-			i.Deadly, i.Ms = true, 250 // the others of the second process are done by then
-		}
-	})...)
-	var all []*eventWorker
+	h := eventwork.Handler{Name: "ordered", Ordered: true, Concurrency: 1, Attempts: attempts}
+	sendItems(t, p, numbered(n, func(i *eventwork.Item) { i.Key, i.Deadly = fmt.Sprint("key-", i.N), i.N == 0 })...)
 	for i := range attempts {
 		w := startEventWorker(t, b.url, "ledger", fmt.Sprint("ledger-", i+1), h)
-		all = append(all, w)
 		if status := w.wait(t); status != -1 {
 			t.Fatalf("%s ended with status %d", w.name, status)
 		}
-	}
-	begun := map[int]bool{}
-	for _, a := range attemptsOf(t, h.Name, all[0]) {
-		begun[a.N] = true
-	}
-	if waited := n - len(begun); waited < h.Concurrency {
-		t.Fatalf("only %d events waited in the first process when it died", waited)
+		if tried := attemptsOf(t, h.Name, w); len(tried) != 1 || tried[0].N != 0 || tried[0].Number != i+1 {
+			t.Fatalf("%s has tried %+v, want attempt %d of event 0", w.name, tried, i+1)
+		}
 	}
 	w := startEventWorker(t, b.url, "ledger", "ledger-last", h)
-	all = append(all, w)
+	until(t, "all others are handled, or dead letters", func() bool {
+		dead, err := p.DeadLetters(t.Context(), pipeline.DeadQuery{Limit: 1000})
+		return err == nil && w.read(t).Done(h.Name)+len(dead) >= n
+	})
 	dead := deadLettersOf(t, p, "ledger", h.Name, 1)
 	if d := dead[0]; len(dead) != 1 || d.Reason != pipeline.ReasonDied || d.Attempts != attempts || !strings.Contains(string(d.Event.Data), `"n":0,`) {
 		t.Errorf("dead letters %+v, want event 0 alone, which died %d times", dead, attempts)
 	}
-	if n := len(attemptsOf(t, h.Name, w)); n > 0 && attemptsOf(t, h.Name, w)[0].N == 0 {
-		t.Errorf("the third process tried event 0 once more than it may")
-	}
-	handled := handledBy(t, h.Name, all...)
-	again := 0
-	for i := 1; i < n; i++ {
-		if handled[i] == 0 {
-			t.Errorf("event %d was not handled", i)
+	for _, a := range attemptsOf(t, h.Name, w) {
+		if a.N == 0 || a.Number > attempts {
+			t.Errorf("the last process was given %+v", a)
 		}
-		again += max(handled[i]-1, 0)
 	}
-	t.Logf("%d events waited in the first process when it died; %d handled again", n-len(begun), again)
+	if handled := handledBy(t, h.Name, w); len(handled) != n-1 {
+		t.Errorf("%d events handled, want the %d that waited", len(handled), n-1)
+	}
 }
 
 // TestSlowHandler has one handler take a second for each event. Nobody else
@@ -211,14 +200,13 @@ func TestSlowHandler(t *testing.T) {
 	until(t, "both have the earlier ones", func() bool { return w.read(t).Done("quick") >= n })
 	next = n
 	sending, handling := measure(w)
-	for what, m := range map[string][2]int64{
-		"sending":  {median(aloneSending), median(sending)},
-		"handling": {median(aloneHandling), median(handling)},
-	} {
-		alone, beside := time.Duration(m[0]), time.Duration(m[1])
-		t.Logf("%s: median %v, beside the slow handler %v", what, alone.Round(time.Microsecond), beside.Round(time.Microsecond))
-		if beside > 3*alone+5*time.Millisecond {
-			t.Errorf("%s takes %v beside a slow handler, %v without", what, beside, alone)
+	for what, m := range map[string][2][]int64{"sending": {aloneSending, sending}, "handling": {aloneHandling, handling}} {
+		for _, share := range []float64{0.5, 0.9} {
+			alone, beside := quantile(m[0], share), quantile(m[1], share)
+			t.Logf("%s: %v of them within %v, beside the slow handler %v", what, share, alone.Round(time.Microsecond), beside.Round(time.Microsecond))
+			if beside > 3*alone+10*time.Millisecond {
+				t.Errorf("%s: %v of them takes up to %v beside a slow handler, %v without", what, share, beside, alone)
+			}
 		}
 	}
 	lag, err := p.Handler(t.Context(), "mixed", "slow")

@@ -38,6 +38,8 @@ type Reader struct {
 	lost     chan struct{}
 	silence  *time.Timer
 	pull     string // where pulls are sent
+	inbox    string // where messages come, and, with the number of a pull, what the server says of it
+	pulls    int    // that were sent
 	asked    int    // messages that are still to come
 	got      int    // messages since the last pull
 	received uint64 // messages of the consumer
@@ -143,7 +145,8 @@ func (r *Reader) create(ctx context.Context) error {
 	})
 	r.msgs = make(chan *nats.Msg, 2*r.cfg.Batch+64) // with room for what the server says of pulls
 	var err error
-	if r.sub, err = conn.ChanSubscribe(conn.NewInbox(), r.msgs); err != nil {
+	r.inbox = conn.NewInbox() + "."
+	if r.sub, err = conn.ChanSubscribe(r.inbox+"*", r.msgs); err != nil {
 		return err
 	}
 	c, err := r.js.CreateConsumer(ctx, bus.EventsStream, jetstream.ConsumerConfig{
@@ -183,7 +186,8 @@ func (r *Reader) Close() {
 		defer cancel()
 		_ = r.js.DeleteConsumer(ctx, bus.EventsStream, r.name)
 	}
-	r.consumer, r.name, r.sub, r.silence, r.asked, r.got, r.received = nil, "", nil, nil, 0, 0, 0
+	r.consumer, r.name, r.sub, r.silence = nil, "", nil, nil
+	r.pulls, r.asked, r.got, r.received = 0, 0, 0, 0
 }
 
 // Receive returns the next message of the consumer, which there must be. It fails
@@ -243,7 +247,8 @@ func (r *Reader) ask() error {
 	if err != nil {
 		return err
 	}
-	if err := r.bus.Conn().PublishRequest(r.pull, r.sub.Subject, body); err != nil {
+	r.pulls++
+	if err := r.bus.Conn().PublishRequest(r.pull, r.inbox+strconv.Itoa(r.pulls), body); err != nil {
 		return ErrLost
 	}
 	r.asked, r.got = r.cfg.Batch, 0
@@ -271,8 +276,13 @@ func (r *Reader) take(msg *nats.Msg) (Message, error) {
 	}, nil
 }
 
-// status takes in what the server says of a pull.
+// status takes in what the server says of a pull. Of one whose messages have all
+// come it may say so when the next one was sent already.
 func (r *Reader) status(msg *nats.Msg) error {
+	last := msg.Subject == r.inbox+strconv.Itoa(r.pulls)
+	if !last && !r.cfg.Wait {
+		return nil
+	}
 	code, text := msg.Header.Get("Status"), strings.ToLower(msg.Header.Get("Description"))
 	left, err := strconv.Atoi(msg.Header.Get("Nats-Pending-Messages"))
 	if err != nil || !r.cfg.Wait {
@@ -296,7 +306,7 @@ func (r *Reader) status(msg *nats.Msg) error {
 			r.cfg.Batch, r.asked = n, 0
 			return nil
 		case strings.Contains(text, "maxbytes"), strings.Contains(text, "batch completed"):
-			if r.got == 0 { // one that alone is larger
+			if last && r.got == 0 { // one that alone is larger
 				r.maxBytes *= 2
 			}
 			r.asked = max(r.asked-left, 0)

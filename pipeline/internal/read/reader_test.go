@@ -3,9 +3,12 @@ package read
 import (
 	"context"
 	"errors"
+	"slices"
+	"strconv"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"rpc.do/bus"
@@ -174,5 +177,77 @@ func TestSequenceAt(t *testing.T) {
 	}
 	if got := at(time.Unix(1, 0)); got != 1 {
 		t.Errorf("long ago: %d", got)
+	}
+}
+
+// What the server says of a pull whose messages have all come, when the next one
+// was sent already, does not end that one.
+func TestReaderLateStatus(t *testing.T) {
+	t.Parallel()
+	b := newBus(t)
+	put(t, b, slices.Repeat([]string{"$.A.b"}, 20)...)
+	r := New(b, 0, Config{Batch: 5})
+	defer r.Close()
+	pulls := 0
+	for want := uint64(1); want <= 20; want++ {
+		m, err := r.Next(t.Context())
+		if err != nil || m.Stored.Sequence != want {
+			t.Fatalf("%+v, %v, want %d", m.Stored, err, want)
+		}
+		if r.pulls == pulls || want%5 != 2 {
+			continue
+		}
+		pulls = r.pulls
+		asked, most := r.asked, r.maxBytes
+		for _, header := range []nats.Header{
+			{"Status": {"409"}, "Description": {"Batch Completed"}, "Nats-Pending-Messages": {"0"}},
+			{"Status": {"408"}, "Description": {"Request Timeout"}, "Nats-Pending-Messages": {"1"}},
+			{"Status": {"404"}, "Description": {"No Messages"}},
+		} {
+			if err := r.status(&nats.Msg{Subject: r.inbox + strconv.Itoa(pulls-1), Header: header}); err != nil {
+				t.Errorf("%v: %v", header, err)
+			}
+		}
+		if r.asked != asked || r.maxBytes != most {
+			t.Errorf("%d are still to come, want %d; at most %d bytes, want %d", r.asked, asked, r.maxBytes, most)
+		}
+	}
+	if m, err := r.Next(t.Context()); !errors.Is(err, ErrNoMore) {
+		t.Errorf("%+v, %v", m.Stored, err)
+	}
+	if pulls != 4 || r.pulls != 5 {
+		t.Errorf("%d pulls", r.pulls)
+	}
+}
+
+// A scan does not end because the server says so while there is more.
+func TestScanSaidToEnd(t *testing.T) {
+	t.Parallel()
+	b := newBus(t)
+	put(t, b, slices.Repeat([]string{"$.A.b", "$.C.d"}, 10)...)
+	for _, filters := range [][]string{nil, {"$.A.*"}} {
+		s := NewScan(b, 1, Open, info(t, b), Config{Filters: filters, Batch: 4})
+		defer s.Close()
+		n, end := 0, 20
+		if filters != nil {
+			end = 10
+		}
+		for {
+			if n == 5 && s.consumer != nil {
+				for range anewAfter {
+					s.msgs <- &nats.Msg{Subject: s.inbox + strconv.Itoa(s.pulls), Header: nats.Header{"Status": {"404"}, "Description": {"No Messages"}}}
+				}
+			}
+			m, err := s.Next(t.Context())
+			if errors.Is(err, ErrNoMore) {
+				break
+			}
+			if n++; err != nil || m.Subject == "$.C.d" && filters != nil {
+				t.Fatalf("%s, %v", m.Subject, err)
+			}
+		}
+		if n != end {
+			t.Errorf("%v: %d messages, want %d", filters, n, end)
+		}
 	}
 }

@@ -37,14 +37,19 @@ func (s *Scan) More(m Message) bool {
 	return next < s.end && (m.Pending > 0 || s.many && next < s.sure)
 }
 
-// Next returns the next message, or ErrNoMore.
+// anewAfter is how often a consumer may say that there is nothing more, while
+// there is, before it is made anew.
+const anewAfter = 4
+
+// Next returns the next message, or ErrNoMore. That a consumer has nothing more is
+// not the end: it is when the leader of the stream has nothing more either.
 func (s *Scan) Next(ctx context.Context) (Message, error) {
 	for try := 1; ; try++ {
 		m, err := s.Reader.Next(ctx)
 		if err == nil && m.Stored.Sequence >= s.end {
 			return Message{}, ErrNoMore
 		}
-		if !errors.Is(err, ErrNoMore) || !s.many {
+		if !errors.Is(err, ErrNoMore) {
 			return m, err
 		}
 		if done, err := s.complete(ctx); err != nil {
@@ -52,14 +57,18 @@ func (s *Scan) Next(ctx context.Context) (Message, error) {
 		} else if done {
 			return Message{}, ErrNoMore
 		}
+		if try%anewAfter == 0 {
+			s.Close()
+		}
 		if err := Pause(ctx, try); err != nil {
 			return Message{}, err
 		}
 	}
 }
 
-// complete asks the leader of the stream whether there is nothing more. The
-// consumer is on one of its servers, which may be behind.
+// complete asks the leader of the stream whether there is nothing more, unless all
+// has come that was to. The consumer is on one of the stream's servers, which may
+// be behind the leader.
 func (s *Scan) complete(ctx context.Context) (bool, error) {
 	subjects := s.cfg.Filters
 	if len(subjects) == 0 {

@@ -130,4 +130,3 @@ func (h *handler) passOn(d *delivery) {
 	d.answer(ackDone)
 	d.out.kind = outDone
 }
-

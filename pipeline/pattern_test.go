@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -321,9 +322,21 @@ func TestServerTakesFilters(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	info, err := handler.Info(t.Context())
-	if err != nil || info.NumPending != sent {
-		t.Errorf("%d are pending of %d: %v", info.NumPending, sent, err)
+	// It counts a moment after it has acknowledged.
+	limit := time.After(20 * time.Second)
+	for {
+		info, err := handler.Info(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.NumPending == sent {
+			return
+		}
+		select {
+		case <-limit:
+			t.Fatalf("%d are pending of %d", info.NumPending, sent)
+		case <-time.After(5 * time.Millisecond):
+		}
 	}
 }
 

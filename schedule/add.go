@@ -43,7 +43,8 @@ func Zone(name string) Option { return With(func(s *Spec) { s.Zone = name }) }
 func Payload(data []byte) Option { return With(func(s *Spec) { s.Payload = data }) }
 
 // Attempts is how often a run is tried before it has failed, the first time
-// included. Defaults to 1: the next tick comes anyway.
+// included, unless the error is terminal (rpc.Terminal). Defaults to 1: the next
+// tick comes anyway.
 func Attempts(n int, backoff time.Duration) Option {
 	if n < 1 || backoff <= 0 {
 		panic(fmt.Sprintf("schedule: Attempts(%d, %v): want 1 or more, and a pause", n, backoff))
@@ -79,7 +80,8 @@ func Add(svc *server.Service, name, cron string, fn func(context.Context, Tick) 
 }
 
 // Handle handles the ticks of schedules that name this handler, which others
-// define: see Schedules and Spec.Handler. It panics when the name is malformed or
+// define: see Schedules and Spec.Handler. All instances of the service share the
+// runs, and so do other services that have a handler of that name. It panics when the name is malformed or
 // taken.
 func Handle(svc *server.Service, handler string, fn func(context.Context, Tick) error, opts ...Option) {
 	var a added
@@ -99,7 +101,7 @@ func Serve(svc *server.Service) { attach(svc) }
 
 func attach(svc *server.Service) *timers {
 	return svc.Attach(attachedTimers{}, func() server.Component {
-		return &timers{svc: svc, engine: newEngine(svc.Bus(), *svc.Logger()), runs: map[string][]context.CancelCauseFunc{}}
+		return &timers{svc: svc, engine: newEngine(svc.Bus(), *svc.Logger()), runs: map[string]*running{}}
 	}).(*timers)
 }
 
@@ -114,8 +116,11 @@ type timers struct {
 	cancels *nats.Subscription
 
 	mu   sync.Mutex
-	runs map[string][]context.CancelCauseFunc // that run here, by id
+	runs map[string]*running // here, by id
 }
+
+// running is a run in this process.
+type running struct{ cancel context.CancelCauseFunc }
 
 // Start stores the definitions and begins to take ticks.
 func (t *timers) Start(ctx context.Context) error {
@@ -123,12 +128,15 @@ func (t *timers) Start(ctx context.Context) error {
 		return err
 	}
 	fail := func(err error) error {
-		t.engine.stop()
+		t.engine.stop(ctx)
 		return err
 	}
 	all := Open(t.svc.Bus())
 	for _, spec := range t.defined {
-		if _, err := all.Create(ctx, spec, true); err != nil {
+		_, err := all.Create(ctx, spec, true)
+		if errors.Is(err, errNever) { // its end has come, which is no reason not to start
+			t.svc.Logger().Warn().Err(err).Msg("a schedule is over")
+		} else if err != nil {
 			return fail(err)
 		}
 	}
@@ -140,9 +148,9 @@ func (t *timers) Start(ctx context.Context) error {
 }
 
 // Stop ends what was started.
-func (t *timers) Stop(context.Context) error {
+func (t *timers) Stop(ctx context.Context) error {
 	_ = t.cancels.Unsubscribe() // fails only when the connection is gone, and the subscription with it
-	t.engine.stop()
+	t.engine.stop(ctx)
 	return nil
 }
 
@@ -151,8 +159,8 @@ var errCancelled = errors.New("the next tick of the schedule cancels the run")
 func (t *timers) cancelRun(id string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, cancel := range t.runs[id] {
-		cancel(errCancelled)
+	if r := t.runs[id]; r != nil {
+		r.cancel(errCancelled)
 	}
 }
 
@@ -160,15 +168,44 @@ func (t *timers) cancelRun(id string) {
 func (t *timers) begin(ctx context.Context, id string, until time.Time) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	ctx, stop := context.WithDeadline(ctx, until)
+	r := &running{cancel}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.runs[id] = append(t.runs[id], cancel)
+	t.runs[id] = r
 	return ctx, func() {
 		stop()
 		cancel(nil)
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		delete(t.runs, id)
+		if t.runs[id] == r {
+			delete(t.runs, id)
+		}
+	}
+}
+
+// mine reports whether a tick is to be run here: its run is still to be done, and
+// no other service has it.
+func (t *timers) mine(ctx context.Context, tick *Tick) (bool, error) {
+	wanted, err := t.engine.wanted(ctx, tick.Schedule, tick.ID)
+	if err != nil || !wanted {
+		return false, err
+	}
+	owner, err := t.engine.store.claim(ctx, tick.ID, t.svc.Name(), time.Until(tick.Until)+time.Minute)
+	return owner == t.svc.Name(), err
+}
+
+// insist does something until it succeeds, ctx ends, or the run is out of time.
+func insist(ctx context.Context, until time.Time, do func() error) error {
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		err := do()
+		if err == nil || !time.Now().Before(until) {
+			return nil
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return err
+		}
 	}
 }
 
@@ -181,34 +218,57 @@ func handle(svc *server.Service, t *timers, handler string, fn func(context.Cont
 	if backoff <= 0 {
 		backoff = time.Second
 	}
-	run := func(ctx context.Context, e pipeline.Event[Event]) error {
+	run := func(base context.Context, e pipeline.Event[Event]) error {
 		tick := Tick{Event: e.Data, Attempt: e.Attempt}
-		if !time.Now().Before(tick.Until) {
-			return nil // it counts as failed already
-		}
-		ctx, end := t.begin(ctx, tick.ID, tick.Until)
+		ctx, end := t.begin(base, tick.ID, tick.Until)
 		defer end()
-		err := protect(ctx, tick, fn)
-		switch {
-		case err != nil && ctx.Err() != nil && time.Now().Before(tick.Until) && !errors.Is(context.Cause(ctx), errCancelled):
-			return err // a shutdown: it comes again
-		case err != nil && !rpc.IsTerminal(err) && e.Attempt < attempts && !errors.Is(context.Cause(ctx), errCancelled):
+		mine := false
+		err := insist(ctx, tick.Until, func() (err error) {
+			mine, err = t.mine(ctx, &tick)
 			return err
+		})
+		if !mine || !time.Now().Before(tick.Until) {
+			if err != nil && base.Err() == nil {
+				return nil // it has been cancelled, or is out of time
+			}
+			return err
+		}
+		err = protect(ctx, tick, fn)
+		cancelled := errors.Is(context.Cause(ctx), errCancelled)
+		switch {
+		case err != nil && base.Err() != nil && time.Now().Before(tick.Until) && !cancelled:
+			return err // a shutdown: it comes again
+		case err != nil && !rpc.IsTerminal(err) && e.Attempt < attempts && !cancelled && ctx.Err() == nil:
+			return again(err)
 		}
 		failure := ""
 		if err != nil {
 			failure = bounded(err.Error())
 		}
-		report, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*requestTimeout)
-		defer cancel()
-		if err := t.engine.report(report, tick.Schedule, tick.ID, failure); err != nil {
-			return fmt.Errorf("the run of %s has ended, which could not be noted: %w", tick.Schedule, err)
+		// The event stays here until it is noted how the run has ended, so that it
+		// does not run again.
+		err = insist(base, tick.Until, func() error {
+			report, cancel := context.WithTimeout(context.WithoutCancel(base), 2*requestTimeout)
+			defer cancel()
+			return t.engine.report(report, tick.Schedule, tick.ID, failure)
+		})
+		if err != nil {
+			return again(fmt.Errorf("the run of %s has ended, which could not be noted: %w", tick.Schedule, err))
 		}
 		return nil
 	}
 	pipeline.On(svc, rpc.NewEvent[Event](EventPrefix+handler), "schedule-"+handler, run,
 		pipeline.Attempts(attempts+lostReports), pipeline.Backoff(backoff), pipeline.Timeout(time.Duration(maxDuration)),
 		pipeline.From(pipeline.StartTime(time.Now().Add(-lookBack))))
+}
+
+// again has an event tried again, whatever the code of the error.
+func again(err error) error {
+	retry := rpc.Unavailable.Errorf("%s", bounded(err.Error()))
+	if e, ok := errors.AsType[*rpc.Error](err); ok && e != nil {
+		retry.RetryAfter = e.RetryAfter
+	}
+	return retry
 }
 
 // lookBack is how long before a handler is there for the first time a tick may

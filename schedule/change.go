@@ -27,6 +27,8 @@ func (e *engine) change(ctx context.Context, name string, do func(*record) (*rec
 		}
 		if rec != nil {
 			// What has been decided is done before it is forgotten.
+			rec.sent = len(rec.Pending) > 0
+			rec.dropOld(e.now())
 			if err := e.perform(ctx, rec); err != nil {
 				return nil, err
 			}
@@ -61,13 +63,34 @@ func (e *engine) change(ctx context.Context, name string, do func(*record) (*rec
 		if err != nil {
 			return nil, err
 		}
+		e.tell(changed)
 		if err := e.perform(ctx, changed); err != nil {
 			return changed, err
+		}
+		if len(changed.Pending) > 0 && !changed.Spec.tracked() {
+			// No report follows that would say so, and the next tick may be long after
+			// the bucket has forgotten what was sent.
+			changed.Pending = nil
+			if rev, err = e.store.save(ctx, changed, rev); errors.Is(err, errChanged) {
+				return changed, nil
+			} else if err != nil {
+				return changed, err
+			}
 		}
 		if err := e.store.arm(ctx, changed, rev); err != nil && !errors.Is(err, errChanged) {
 			return changed, err
 		}
 		return changed, nil
+	}
+}
+
+// tell logs what did not go as the calendar has it.
+func (e *engine) tell(r *record) {
+	for _, o := range r.noted {
+		if o.State == Skipped || o.State == Failed {
+			e.log.Info().Str("schedule", r.Spec.Name).Time("nominal", o.Nominal).Str("id", o.ID).Str("reason", o.Reason).Int("ticks", max(o.Count, 1)).
+				Msg("tick " + string(o.State))
+		}
 	}
 }
 
@@ -87,10 +110,6 @@ func (e *engine) perform(ctx context.Context, r *record) error {
 }
 
 // step makes decisions on a record.
-func (e *engine) step(r *record) (*step, error) {
-	cal, err := r.Spec.calendar(r.Created)
-	if err != nil {
-		return nil, rpc.FailedPrecondition.Errorf("the schedule %s: %w", r.Spec.Name, err)
-	}
-	return &step{record: r, cal: cal, now: e.now().UTC()}, nil
-}
+func (e *engine) step(r *record) (*step, error) { return newStep(r, e.now().UTC(), e.room()) }
+
+func (e *engine) room() int { return largestRecord(e.bus.MaxPayload()) }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -84,11 +85,18 @@ func (e *engine) start(ctx context.Context) error {
 	return nil
 }
 
-// stop ends it, once the ticks that were taken are decided on.
-func (e *engine) stop() {
+// stop ends it, once the ticks that were taken are decided on or ctx ends: what is
+// not decided on comes again elsewhere.
+func (e *engine) stop(ctx context.Context) {
 	if e.ticks != nil {
 		e.ticks.Drain()
-		<-e.ticks.Closed()
+		select {
+		case <-e.ticks.Closed():
+		case <-ctx.Done():
+			e.cancel()
+			e.ticks.Stop()
+			<-e.ticks.Closed()
+		}
 	}
 	e.cancel()
 	e.tasks.Wait()
@@ -150,6 +158,16 @@ func (e *engine) report(ctx context.Context, name, id, failure string) error {
 		return r, nil
 	})
 	return err
+}
+
+// wanted reports whether a run that begins is still to be done: its schedule is
+// there, and it has neither run out of time nor been cancelled or reported.
+func (e *engine) wanted(ctx context.Context, name, id string) (bool, error) {
+	r, _, err := e.store.load(ctx, name)
+	if r == nil {
+		return false, err
+	}
+	return slices.ContainsFunc(r.Running, func(run Run) bool { return run.ID == id }), nil
 }
 
 // sweep looks for schedules whose time has come and of which no tick has: the
@@ -219,9 +237,17 @@ func (e *engine) see(msg jetstream.Msg) {
 	}
 }
 
-// late decides on schedules whose tick has not come.
+// late decides on schedules whose tick has not come, and does what others have
+// decided on and perhaps not done.
 func (e *engine) late() {
+	for e.lateSome() && e.life.Err() == nil {
+	}
+}
+
+// lateSome does that for some. It reports whether there may be more.
+func (e *engine) lateSome() bool {
 	before := e.now().Add(-lateAfter)
+	failed := false
 	var names []string
 	e.mu.Lock()
 	for name, wake := range e.wakes {
@@ -234,7 +260,7 @@ func (e *engine) late() {
 	for _, name := range names {
 		ctx, cancel := context.WithTimeout(e.life, 2*ackWait)
 		_, err := e.change(ctx, name, func(r *record) (*record, error) {
-			if r == nil || r.Wake.IsZero() || !r.Wake.Before(e.now().Add(-lateAfter)) {
+			if r == nil || !r.sent && (r.Wake.IsZero() || !r.Wake.Before(before)) {
 				return nil, nil
 			}
 			s, err := e.step(r)
@@ -246,6 +272,7 @@ func (e *engine) late() {
 		})
 		cancel()
 		if err != nil && e.life.Err() == nil {
+			failed = true
 			e.log.Warn().Err(err).Str("schedule", name).Msg("a tick is late, and is not decided on yet")
 			e.mu.Lock()
 			if _, seen := e.wakes[name]; !seen {
@@ -254,6 +281,7 @@ func (e *engine) late() {
 			e.mu.Unlock()
 		}
 	}
+	return len(names) == atOnce && !failed
 }
 
 // cancelSubject is where the handlers of a schedule hear that a run is to end.

@@ -1,7 +1,9 @@
 package schedule
 
 import (
+	"bytes"
 	"encoding/json"
+	"slices"
 	"time"
 )
 
@@ -15,6 +17,13 @@ type record struct {
 
 	// Next is the nominal time of the tick that comes next, zero when there is none.
 	Next time.Time `json:"next,omitzero"`
+	// Decided is that of the last tick of the calendar that was decided on. No later
+	// definition has it, or one before it, again.
+	Decided time.Time `json:"decided,omitzero"`
+	// Listed is up to when what clock changes leave out has been listed.
+	Listed time.Time `json:"listed,omitzero"`
+	// Resumed is the end of a pause of which ticks were not decided on yet.
+	Resumed time.Time `json:"resumed,omitzero"`
 	// Wake is when the schedule is to be looked at again, and Arm the number of the
 	// message that says so: others are from before.
 	Wake time.Time `json:"wake,omitzero"`
@@ -28,8 +37,14 @@ type record struct {
 	Pending []emission `json:"pending,omitempty"`
 	Counts  Counts     `json:"counts"`
 	History []Outcome  `json:"history,omitempty"` // the newest last
-	// Serial makes the identities of triggers and backfills differ.
+	// Serial makes the identities of triggers and backfills differ, also from those
+	// of a schedule of the same name that was deleted.
 	Serial uint64 `json:"serial,omitempty"`
+
+	// sent says that what was pending in the record as it was read has been done.
+	sent bool
+	// noted are the outcomes since it was read.
+	noted []Outcome
 }
 
 // Pause says that a schedule is paused: its ticks are skipped.
@@ -45,6 +60,7 @@ type Run struct {
 	ID      string    `json:"id"`
 	Nominal time.Time `json:"nominal"`
 	Fired   time.Time `json:"fired"`
+	Kind    Kind      `json:"kind,omitempty"`
 	// Until is when it counts as failed that nothing was heard of.
 	Until time.Time `json:"until,omitzero"`
 	// Ended is zero while it runs, State then says how it ended: finished or
@@ -67,6 +83,9 @@ type emission struct {
 	Event string          `json:"event"`
 	Data  json.RawMessage `json:"data"`
 	Time  time.Time       `json:"time"`
+
+	Nominal time.Time `json:"nominal"`
+	Kind    Kind      `json:"kind,omitempty"`
 	// Cancel has what runs of the schedule cancelled first.
 	Cancel []string `json:"cancel,omitempty"`
 }
@@ -99,8 +118,10 @@ const (
 	ReasonPaused  = "paused"             // the schedule was
 	ReasonDST     = "clock change"       // see Gap and Repeat
 	ReasonFull    = "buffer full"        // too many wait
-	ReasonReplace = "definition changed" // it waited for the run before
+	ReasonReplace = "definition changed" // it waited, or was late, when that happened
 	ReasonTimeout = "run timeout"        // nothing was heard of the run in time
+	ReasonCancel  = "cancelled"          // the next tick has cancelled the run
+	ReasonUnsent  = "interrupted"        // who fired it died, and perhaps nobody has heard of it
 )
 
 // Outcome is one entry of a schedule's history.
@@ -143,8 +164,36 @@ func (r *record) note(o Outcome) {
 		}
 		r.Counts.Skipped[o.Reason] += n
 	}
+	r.noted = append(r.noted, o)
 	r.History = append(r.History, o)
 	if over := len(r.History) - maxHistory; over > 0 {
 		r.History = append([]Outcome(nil), r.History[over:]...)
 	}
+}
+
+// dropOld gives up events that were decided on so long ago that nobody can tell
+// any more whether they were sent.
+func (r *record) dropOld(now time.Time) {
+	r.Pending = slices.DeleteFunc(r.Pending, func(p emission) bool {
+		if now.Sub(p.Time) < resendFor {
+			return false
+		}
+		tracked := slices.ContainsFunc(r.Running, func(run Run) bool { return run.ID == p.ID })
+		r.Running = slices.DeleteFunc(r.Running, func(run Run) bool { return run.ID == p.ID })
+		if tracked || r.Spec.Event != "" {
+			r.note(Outcome{ID: p.ID, Nominal: p.Nominal, At: now, State: Failed, Reason: ReasonUnsent, Kind: p.Kind})
+		}
+		return true
+	})
+}
+
+// encode writes a value as it is stored.
+func encode(value any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false) // payloads must not grow
+	if err := e.Encode(value); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }

@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -29,7 +27,8 @@ const (
 	// Keys of the system's own.
 	armedKey = "_armed." // a scheduled message (ADR-51), whose target is
 	firedKey = "_fired."
-	outKey   = "_out" // events, which EVENTS takes in
+	outKey   = "_out"  // events, which EVENTS takes in
+	runKey   = "_run." // which service has a run
 
 	headerExpect        = "Nats-Expected-Last-Subject-Sequence"
 	headerExpectSubject = "Nats-Expected-Last-Subject-Sequence-Subject"
@@ -40,14 +39,20 @@ const (
 	headerOperation     = "KV-Operation"
 	headerRollup        = "Nats-Rollup"
 	headerTTL           = "Nats-TTL"
+	headerScheduleTTL   = "Nats-Schedule-TTL"
 
 	// headerWake is the time in a record's header at which it is to be looked at
 	// again, so that the records need not be read to find those that are late.
 	headerWake = "Rpc-Wake"
 
 	// outTTL is how long the bucket keeps an event. EVENTS has taken it in long
-	// before; until then it is not sent twice.
-	outTTL = "24h"
+	// before; until then it is not sent twice, and after resendFor it is not sent
+	// again.
+	outTTL    = "2h"
+	resendFor = time.Hour
+	// firedTTL is how long a tick waits for somebody to take it. Who comes later
+	// finds out by the record that there was one.
+	firedTTL = "24h"
 	// goneTTL is how long it knows that a schedule was deleted.
 	goneTTL = "1m"
 
@@ -79,65 +84,98 @@ func (s *store) open(ctx context.Context) (jetstream.Stream, error) {
 	return stream, nil
 }
 
-// load returns a record and its revision; nil, with the revision to expect, when
-// there is none.
-func (s *store) load(ctx context.Context, name string) (*record, uint64, error) {
+// stored is a message of the bucket.
+type stored struct {
+	Seq    uint64 `json:"seq"`
+	Header []byte `json:"hdrs"`
+	Data   []byte `json:"data"`
+}
+
+// last returns the last message on a subject, nil for none, as the leader has it.
+func (s *store) last(ctx context.Context, subject string) (*stored, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	var answer struct {
 		Error   *jetstream.APIError `json:"error"`
-		Message struct {
-			Seq    uint64 `json:"seq"`
-			Header []byte `json:"hdrs"`
-			Data   []byte `json:"data"`
-		} `json:"message"`
+		Message stored              `json:"message"`
 	}
-	request, err := json.Marshal(map[string]string{"last_by_subj": prefix + name})
+	request, err := json.Marshal(map[string]string{"last_by_subj": subject})
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	msg, err := s.bus.Conn().RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+streamName, request)
 	if err != nil {
-		return nil, 0, coded(ctx, err)
+		return nil, coded(ctx, err)
 	}
 	if err := json.Unmarshal(msg.Data, &answer); err != nil {
-		return nil, 0, rpc.Unavailable.Errorf("the bucket of schedules gives an answer that can't be read: %w", err)
+		return nil, rpc.Unavailable.Errorf("the bucket of schedules gives an answer that can't be read: %w", err)
 	}
 	if e := answer.Error; e != nil {
 		if e.ErrorCode == jetstream.JSErrCodeMessageNotFound {
-			return nil, 0, nil
+			return nil, nil
 		}
-		return nil, 0, coded(ctx, e)
+		return nil, coded(ctx, e)
 	}
-	if len(answer.Message.Header) > 0 {
-		header, err := nats.DecodeHeadersMsg(answer.Message.Header)
+	return &answer.Message, nil
+}
+
+// load returns a record and its revision; nil, with the revision to expect, when
+// there is none.
+func (s *store) load(ctx context.Context, name string) (*record, uint64, error) {
+	m, err := s.last(ctx, prefix+name)
+	if m == nil {
+		return nil, 0, err
+	}
+	if len(m.Header) > 0 {
+		header, err := nats.DecodeHeadersMsg(m.Header)
 		if err != nil {
 			return nil, 0, rpc.DataLoss.Errorf("the schedule %s can't be read: %w", name, err)
 		}
 		if gone(header) {
-			return nil, answer.Message.Seq, nil
+			return nil, m.Seq, nil
 		}
 	}
 	r := &record{}
-	if err := json.Unmarshal(answer.Message.Data, r); err != nil {
+	if err := json.Unmarshal(m.Data, r); err != nil {
 		return nil, 0, rpc.DataLoss.Errorf("the schedule %s can't be read: %w", name, err)
 	}
-	return r, answer.Message.Seq, nil
+	return r, m.Seq, nil
 }
 
 // save writes a record if the last one has that revision, and returns its own.
 // errChanged says that it has not; any other error leaves it open whether it was
 // written.
 func (s *store) save(ctx context.Context, r *record, rev uint64) (uint64, error) {
-	data, err := json.Marshal(r)
+	data, err := s.encode(r)
 	if err != nil {
-		return 0, rpc.Internal.Errorf("the schedule %s can't be written: %w", r.Spec.Name, err)
+		return 0, err
 	}
 	header := nats.Header{headerExpect: {strconv.FormatUint(rev, 10)}}
-	if !r.Wake.IsZero() {
-		header[headerWake] = []string{r.Wake.UTC().Format(time.RFC3339Nano)}
+	wake := r.Wake
+	if len(r.Pending) > 0 { // who is to send that may die
+		wake = r.Updated
+	}
+	if !wake.IsZero() {
+		header[headerWake] = []string{wake.UTC().Format(time.RFC3339Nano)}
 	}
 	return s.publish(ctx, &nats.Msg{Subject: prefix + r.Spec.Name, Header: header, Data: data})
+}
+
+// encode writes a record, with as much of its history as there is room for.
+func (s *store) encode(r *record) ([]byte, error) {
+	most := int(s.bus.MaxPayload()) - 1024 // for the header
+	for {
+		data, err := encode(r)
+		switch {
+		case err != nil:
+			return nil, rpc.Internal.Errorf("the schedule %s can't be written: %w", r.Spec.Name, err)
+		case len(data) <= most:
+			return data, nil
+		case len(r.History) == 0:
+			return nil, rpc.ResourceExhausted.Errorf("the schedule %s would take %d bytes, and messages of this bus have room for %d", r.Spec.Name, len(data), most)
+		}
+		r.History = r.History[(len(r.History)+1)/2:]
+	}
 }
 
 // remove deletes a record, and what is armed of it, if it has that revision.
@@ -169,6 +207,7 @@ func (s *store) arm(ctx context.Context, r *record, rev uint64) error {
 	_, err = s.publish(ctx, &nats.Msg{Subject: prefix + armedKey + r.Spec.Name, Header: nats.Header{
 		headerExpect: {strconv.FormatUint(rev, 10)}, headerExpectSubject: {prefix + r.Spec.Name},
 		headerSchedule: {"@at " + r.Wake.UTC().Format(time.RFC3339Nano)}, headerTarget: {prefix + firedKey + r.Spec.Name},
+		headerScheduleTTL: {firedTTL},
 	}, Data: data})
 	return err
 }
@@ -178,13 +217,31 @@ func (s *store) arm(ctx context.Context, r *record, rev uint64) error {
 func (s *store) send(ctx context.Context, name string, e *emission) error {
 	m := bus.EventMeta{ID: e.ID, Type: e.Event, Source: "/schedules/" + name, Subject: name, Time: e.Time}
 	header := m.Header()
-	delete(header, "Nats-Msg-Id") // the subject is the event's own: it is taken once
+	// The subject is the event's own, so the bucket takes it once. Its message id is
+	// for EVENTS, which may take it in again when a server was killed.
 	header[headerExpect], header[headerTTL] = []string{"0"}, []string{outTTL}
 	_, err := s.publish(ctx, &nats.Msg{Subject: prefix + outKey + "." + bus.Escape(e.ID) + "." + e.Event, Header: header, Data: e.Data})
 	if errors.Is(err, errChanged) { // it was sent before
 		return nil
 	}
 	return err
+}
+
+// claim has a run be that of a service, unless it is that of another already. It
+// returns whose it is.
+func (s *store) claim(ctx context.Context, id, service string, keep time.Duration) (string, error) {
+	subject := prefix + runKey + bus.Escape(id)
+	_, err := s.publish(ctx, &nats.Msg{Subject: subject, Header: nats.Header{
+		headerExpect: {"0"}, headerTTL: {strconv.Itoa(int(max(keep, time.Second)/time.Second)) + "s"},
+	}, Data: []byte(service)})
+	if !errors.Is(err, errChanged) {
+		return service, err
+	}
+	m, err := s.last(ctx, subject)
+	if m == nil {
+		return service, err
+	}
+	return string(m.Data), nil
 }
 
 func (s *store) publish(ctx context.Context, m *nats.Msg) (uint64, error) {
@@ -224,12 +281,4 @@ func nameOf(subject string) string { return strings.TrimPrefix(subject, prefix) 
 // gone reports whether a message says that there is no schedule any more.
 func gone(h nats.Header) bool {
 	return h.Get(headerOperation) != "" || h.Get("Nats-Marker-Reason") != ""
-}
-
-func byName(all map[string]*record) []*record {
-	list := make([]*record, 0, len(all))
-	for _, name := range slices.Sorted(maps.Keys(all)) {
-		list = append(list, all[name])
-	}
-	return list
 }

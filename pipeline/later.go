@@ -37,8 +37,8 @@ func latest() time.Time { return time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC) }
 
 // At sends the event at that time, or at once when it has passed. It is stored
 // when Send returns nil, and comes from a few milliseconds to a quarter of a second
-// after its time, with that as its Time unless WithTime says another. The stream
-// has its id as long as it waits: one with the same id is not sent then. Cancel
+// after its time, with that as its Time unless WithTime says another. While it waits,
+// and for a day after it was sent, one with the same id is not sent again. Cancel
 // takes it back.
 //
 // It is not for batches, and not with WithExpectedSequence.
@@ -76,23 +76,56 @@ func (p *Pipeline) sendLater(ctx context.Context, o *outgoing) (Receipt, error) 
 	header["Nats-Schedule-TTL"] = []string{keptTTL}
 	header[headerExpected] = []string{"0"}
 	receipt := Receipt{ID: o.id, Subject: o.msg.Subject, At: o.at}
-	err := p.store(ctx, &nats.Msg{Subject: laterPrefix + key, Header: header, Data: o.msg.Data}, LaterStream, p.laterStream)
-	if !isWrongLast(err) {
-		if err != nil {
+	m := &nats.Msg{Subject: laterPrefix + key, Header: header, Data: o.msg.Data}
+	for tried := o.named; ; tried = true {
+		if tried { // it may wait, or have been sent
+			if there, err := p.isLater(ctx, o); there || err != nil {
+				receipt.Duplicate = there && o.named
+				return receipt, err
+			}
+		}
+		if _, err := p.laterStream(ctx); err != nil {
+			return Receipt{}, err
+		}
+		attempt, cancel := context.WithTimeout(ctx, requestTimeout)
+		_, err := p.js.PublishMsg(attempt, m, jetstream.WithRetryAttempts(0))
+		cancel()
+		switch {
+		case err == nil:
+			return receipt, nil
+		case isWrongLast(err):
+			continue
+		case !passing(err) || ctx.Err() != nil:
 			return Receipt{}, coded(ctx, err)
 		}
-		return receipt, nil
+		p.lost(ctx, LaterStream)
+		if err := p.bus.WaitConnected(ctx); err != nil {
+			return Receipt{}, coded(ctx, err)
+		}
 	}
-	// It waits already: this one, of which an answer was lost, or another.
-	waits, _, err := p.waits(ctx, o.id)
-	switch {
-	case err != nil:
-		return Receipt{}, err
-	case waits != nil && waits.Header.Get("Nats-Schedule-Target") != header["Nats-Schedule-Target"][0]:
-		return Receipt{}, rpc.AlreadyExists.Errorf("send %s: the id %.80q is that of an event of another type, which waits for its time", o.name, o.id)
+}
+
+// isLater reports whether an event waits for its time, or has been sent after it in
+// the last day.
+func (p *Pipeline) isLater(ctx context.Context, o *outgoing) (bool, error) {
+	waits, stream, err := p.waits(ctx, o.id)
+	if err != nil {
+		return false, err
 	}
-	receipt.Duplicate = o.named
-	return receipt, nil
+	if waits != nil {
+		if waits.Header.Get("Nats-Schedule-Target") != duePrefix+"."+bus.Escape(o.id)+"."+o.name {
+			return false, rpc.AlreadyExists.Errorf("send %s: the id %.80q is that of an event of another type, which waits for its time", o.name, o.id)
+		}
+		return true, nil
+	}
+	_, err = stream.GetLastMsgForSubject(ctx, duePrefix+"."+bus.Escape(o.id)+"."+o.name)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, coded(ctx, err)
+	}
+	return true, nil
 }
 
 // isWrongLast reports whether an error says that a subject has another last

@@ -37,6 +37,14 @@ func TestSendLater(t *testing.T) {
 	if cancelled, err := l.p.Cancel(t.Context(), receipt.ID); cancelled || err != nil {
 		t.Errorf("cancelled after it was sent: %v, %v", cancelled, err)
 	}
+	// It is not sent again, though it does not wait any more.
+	r, err := pipeline.Send(t.Context(), l.p, placed, order{N: 1}, pipeline.After(time.Hour), pipeline.WithID(receipt.ID))
+	if err != nil || !r.Duplicate {
+		t.Errorf("once more: %+v, %v", r, err)
+	}
+	if _, err := l.p.Cancel(t.Context(), receipt.ID); err != nil {
+		t.Error(err)
+	}
 	// One whose time has passed is sent at once.
 	if r, err := pipeline.Send(t.Context(), l.p, placed, order{N: 2}, pipeline.After(-time.Hour)); err != nil || r.Sequence == 0 {
 		t.Errorf("%+v, %v", r, err)

@@ -7,6 +7,7 @@ import (
 
 	"rpc.do/bus"
 	"rpc.do/cmd/rpcdo/internal/demo"
+	"rpc.do/server"
 )
 
 // ready is the banner for programs.
@@ -28,11 +29,14 @@ func (a *app) readyLine(r ready) error {
 }
 
 // printBanner says what rpcdo dev runs where, and what to try.
-func (a *app) printBanner(url, store string, withDemo bool) error {
+func (a *app) printBanner(url, store string, services []*server.Service, withDemo bool) error {
 	if a.json {
 		r := ready{Ready: url, Store: store, Sync: "interval"}
+		for _, svc := range services {
+			r.Services = append(r.Services, svc.Name())
+		}
 		if withDemo {
-			r.Services, r.Classes = []string{"greeter", "math", "objects"}, []string{demo.Class}
+			r.Classes = []string{demo.Class}
 		}
 		return a.printJSON(r)
 	}
@@ -48,12 +52,15 @@ func (a *app) banner(url, store string, withDemo bool) string {
 	row("bus", url+"  (this machine only, JetStream on)")
 	row("store", store)
 	row("", "sync: interval: a crash loses nothing, a power failure up to two minutes")
+	row("services", "pipeline "+demo.Version+" event.send, schedule.create, …: events and schedules by calls")
 	if withDemo {
-		row("services", "greeter "+demo.Version+"  hello")
+		row("", "greeter "+demo.Version+"  hello")
 		row("", "math "+demo.Version+"     add, divide")
 		row("objects", demo.Class+"        increment, reset, value")
 		row("events", demo.Registered.Name()+", handled by greeter ("+demo.Handler+"), which sends "+demo.Greeted.Name())
 		row("", a.env.Program+" events send "+demo.Registered.Name()+` '{"name":"Ada"}'`+a.onBus(url))
+		row("schedules", "ticks for "+demo.TickHandler+" are handled by greeter, which sends "+demo.Greeted.Name())
+		row("", a.env.Program+" schedules create hello '@every 10s' --handler "+demo.TickHandler+` --payload '{"name":"Ada"}'`+a.onBus(url))
 	}
 	b.WriteString("\nTry in another terminal:\n")
 	for _, line := range a.tryLines(url, withDemo) {
@@ -82,6 +89,7 @@ func (a *app) tryLines(url string, withDemo bool) []string {
 	}
 	if !withDemo {
 		lines = []string{
+			`schedules create beat '@every 10s' --event Heart.beat` + where,
 			`services ls` + where,
 			`serve` + where,
 			`bench call --duration 2s --server ` + url,

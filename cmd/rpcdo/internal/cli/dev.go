@@ -10,6 +10,7 @@ import (
 	"rpc.do/bus/natsd"
 	"rpc.do/cmd/rpcdo/internal/demo"
 	"rpc.do/server"
+	"rpc.do/server/workers/pipelineworker"
 )
 
 type devFlags struct {
@@ -24,10 +25,12 @@ func (a *app) dev() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "dev [flags]",
 		Short: "Run a bus and demo services on this machine, for development",
-		Long: `Runs a NATS server with JetStream in this process, on 127.0.0.1 only, the demo
-services math and greeter, and durable objects of the class counter. The greeter
-handles the event User.registered too, and sends Greeting.sent. Ctrl-C finishes
-what runs and stops; a second Ctrl-C ends at once.
+		Long: `Runs a NATS server with JetStream in this process, on 127.0.0.1 only, the
+pipeline service, which sends events and manages schedules for clients without
+the Go packages and takes the ticks of all schedules, the demo services math and
+greeter, and durable objects of the class counter. The greeter handles the event
+User.registered too, and the ticks of schedules for greet, and sends
+Greeting.sent. Ctrl-C finishes what runs and stops; a second one ends at once.
 
 What is stored is kept between runs, in .rpcdo/dev below the current directory
 unless --store says otherwise. It is written to disk every two minutes
@@ -38,7 +41,7 @@ Other machines can't connect; "rpcdo bus" is for that.`,
 		Example: `  rpcdo dev
   rpcdo dev --nats-port 14222 --store /tmp/dev-store
   rpcdo dev --nats-port 0                  # a free port, shown in the banner
-  rpcdo dev --demo=false --log-level debug # the bus alone, talkative`,
+  rpcdo dev --demo=false --log-level debug # without the demo, talkative`,
 		GroupID: groupRun,
 		Args:    noArguments,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.runDev(cmd.Context(), f) },
@@ -78,7 +81,8 @@ func (a *app) runDev(ctx context.Context, f *devFlags) (err error) {
 	if f.demo {
 		services = demo.Services(b)
 	}
+	services = append(services, pipelineworker.New(b, pipelineworker.Config{Server: server.Config{Version: demo.Version}}))
 	return a.serveAll(ctx, services, func() error {
-		return a.printBanner(srv.URL(), store, f.demo)
+		return a.printBanner(srv.URL(), store, services, f.demo)
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -34,7 +35,7 @@ func TestDevSaysWhatToTryAndItWorks(t *testing.T) {
 	p := start(t, Env{Program: "./my rpcdo"}, "dev", "--nats-port", "0", "--store", store)
 	banner := p.waitFor(t, "Ctrl-C stops.\n")
 	url := urlIn(t, banner, "rpcdo dev: ready ")
-	for _, want := range []string{url, "JetStream", "127.0.0.1", store, "sync: interval", "power failure", "math 1.0.0", "greeter 1.0.0", "objects   counter", "events    User.registered"} {
+	for _, want := range []string{url, "JetStream", "127.0.0.1", store, "sync: interval", "power failure", "pipeline 1.0.0", "math 1.0.0", "greeter 1.0.0", "objects   counter", "events    User.registered", "schedules ticks for greet"} {
 		if !strings.Contains(banner, want) {
 			t.Errorf("the banner lacks %q:\n%s", want, banner)
 		}
@@ -47,10 +48,10 @@ func TestDevSaysWhatToTryAndItWorks(t *testing.T) {
 		}
 		tried++
 		o := rpcdo(t, Env{}, words(command)...)
-		o.want(t, exitDone, texts([]string{"stored $.User.registered", `{"sum":3}`, `{"message":"Hello, Ada!"}`, `{"value":1}`, "greeter"}[tried-1]), nil)
+		o.want(t, exitDone, texts([]string{"stored $.User.registered", "created hello", `{"sum":3}`, `{"message":"Hello, Ada!"}`, `{"value":1}`, "greeter"}[tried-1]), nil)
 	}
-	if tried != 5 {
-		t.Errorf("%d lines to try in the banner, want 5:\n%s", tried, banner)
+	if tried != 6 {
+		t.Errorf("%d lines to try in the banner, want 6:\n%s", tried, banner)
 	}
 	if status := p.stop(t); status != exitDone || p.err.String() != "" {
 		t.Errorf("stopped with status %d, stderr %q", status, &p.err)
@@ -137,7 +138,7 @@ func TestDevKeepsWhatIsStored(t *testing.T) {
 		t.Helper()
 		p := start(t, Env{}, "dev", "--nats-port", "0", "--store", store, "--demo=false", "--json")
 		said := fromJSON[ready](t, p.waitFor(t, "}\n"))
-		if said.Store != store || said.Sync != "interval" || len(said.Services) != 0 {
+		if said.Store != store || said.Sync != "interval" || !slices.Equal(said.Services, texts("pipeline")) {
 			t.Errorf("said %+v", said)
 		}
 		b, err := bus.Connect(t.Context(), bus.Config{URLs: []string{said.Ready}})

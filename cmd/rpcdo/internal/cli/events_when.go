@@ -13,14 +13,33 @@ func when(flag, text string, now time.Time) (time.Time, error) {
 	if age, err := parseAge(text); err == nil && age >= 0 {
 		return now.Add(-age), nil
 	}
+	if t, ok := clockTime(text, time.Local); ok {
+		return t, nil
+	}
+	return time.Time{}, usagef("--%s %.80q: want a time, such as 2026-11-29T15:04:05Z or \"2026-11-29 15:04\", or how long ago, such as 90m or 7d", flag, text)
+}
+
+// ahead reads the value of a flag that is a point in time, or how long after now.
+func ahead(flag, text string, now time.Time, zone *time.Location) (time.Time, error) {
+	if wait, err := parseAge(text); err == nil && wait >= 0 {
+		return now.Add(wait), nil
+	}
+	if t, ok := clockTime(text, zone); ok {
+		return t, nil
+	}
+	return time.Time{}, usagef("--%s %.80q: want a time, such as 2026-11-29T15:04:05Z or \"2026-11-29 15:04\", or how far ahead, such as 90m or 7d", flag, text)
+}
+
+// clockTime reads a point in time, in a zone unless it says its offset.
+func clockTime(text string, zone *time.Location) (time.Time, bool) {
 	for _, layout := range []string{
 		time.RFC3339, "2006-01-02 15:04:05 -07:00", time.DateTime, "2006-01-02T15:04:05", "2006-01-02 15:04", "2006-01-02T15:04", time.DateOnly,
 	} {
-		if t, err := time.ParseInLocation(layout, text, time.Local); err == nil {
-			return t, nil
+		if t, err := time.ParseInLocation(layout, text, zone); err == nil {
+			return t, true
 		}
 	}
-	return time.Time{}, usagef("--%s %.80q: want a time, such as 2026-11-29T15:04:05Z or \"2026-11-29 15:04\", or how long ago, such as 90m or 7d", flag, text)
+	return time.Time{}, false
 }
 
 // period is the flags that bound a time and the sequence.

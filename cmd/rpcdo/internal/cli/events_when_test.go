@@ -43,6 +43,25 @@ func TestWhen(t *testing.T) {
 	}
 }
 
+func TestAhead(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
+	east := time.FixedZone("", 3600)
+	for text, want := range map[string]time.Time{
+		"90m": now.Add(90 * time.Minute), "1d": now.AddDate(0, 0, 1), "2026-12-01T15:04:05Z": time.Date(2026, 12, 1, 15, 4, 5, 0, time.UTC),
+		"2026-12-01 15:04": time.Date(2026, 12, 1, 14, 4, 0, 0, time.UTC), "2026-12-01": time.Date(2026, 11, 30, 23, 0, 0, 0, time.UTC),
+	} {
+		if got, err := ahead("at", text, now, east); err != nil || !got.Equal(want) {
+			t.Errorf("%q: %v, %v, want %v", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "-5m", "tomorrow", "2026-13-01", "5"} {
+		if got, err := ahead("at", text, now, east); err == nil {
+			t.Errorf("%q is %v", text, got)
+		}
+	}
+}
+
 func TestShownAge(t *testing.T) {
 	t.Parallel()
 	for d, want := range map[time.Duration]string{

@@ -86,7 +86,7 @@ done, 1 when it failed, 2 when the command line is wrong.`,
 	root.CompletionOptions.DisableDefaultCmd = true // for completion has one
 	root.SetFlagErrorFunc(flagError)
 	root.SetHelpCommand(a.help())
-	root.AddCommand(a.dev(), a.bus(), a.serve(), a.call(), a.services(), a.objects(), a.events(), a.bench(), a.version(), a.completion())
+	root.AddCommand(a.dev(), a.bus(), a.serve(), a.call(), a.services(), a.objects(), a.events(), a.schedules(), a.bench(), a.version(), a.completion())
 	root.InitDefaultHelpCmd()
 	a.finishCommands(root)
 	return root

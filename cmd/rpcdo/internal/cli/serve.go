@@ -26,8 +26,8 @@ func (a *app) serve() *cobra.Command {
 		Short: "Run the demo services on a bus that runs elsewhere",
 		Long: `Runs the demo services math and greeter, and objects of the class counter, on a
 bus that is there already and has JetStream. The greeter handles the event
-User.registered too. Start it several times to have several instances share the
-calls and the events.
+User.registered too, and the ticks of schedules for greet. Start it several
+times to have several instances share the calls, the events and the ticks.
 
 When the services take calls, one line is printed: "ready", the bus and the
 services. On Ctrl-C or SIGTERM the services stop taking calls, finish those they

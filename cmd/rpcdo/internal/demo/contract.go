@@ -1,6 +1,7 @@
 // Package demo has the services that rpcdo dev and rpcdo serve run, so that
 // there is something to call: math and greeter, which keep no state, and objects,
-// which serves the class counter. The greeter also handles an event.
+// which serves the class counter. The greeter also handles an event, and ticks of
+// schedules.
 package demo
 
 import "rpc.do"

@@ -14,6 +14,7 @@ func Greeter(b *bus.Bus) *server.Service {
 	svc := server.New(b, "greeter", server.Config{Version: Version, Description: "Greets people, to try calls with."})
 	server.Handle(svc, Hello, hello)
 	handleEvents(b, svc)
+	handleTicks(b, svc)
 	return svc
 }
 

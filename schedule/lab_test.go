@@ -36,7 +36,12 @@ func newLab(t *testing.T) *lab {
 // serve runs a service with what register puts on it, and returns what stops it.
 func (l *lab) serve(register func(*server.Service)) (stop func()) {
 	l.Helper()
-	svc := server.New(bustest.Connect(l.T, l.srv), "reports", server.Config{DrainTimeout: 5 * time.Second})
+	return l.serveAs("reports", register)
+}
+
+func (l *lab) serveAs(name string, register func(*server.Service)) (stop func()) {
+	l.Helper()
+	svc := server.New(bustest.Connect(l.T, l.srv), name, server.Config{DrainTimeout: 5 * time.Second})
 	register(svc)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)

@@ -2,6 +2,7 @@ package schedule
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -23,7 +24,7 @@ type Spec struct {
 	// At is the one time at which a schedule without a Cron ticks.
 	At time.Time `json:"at,omitzero"`
 	// Zone is the time zone of the cron line, as the IANA database names it.
-	// Defaults to UTC.
+	// Defaults to that in the cron line, or to UTC.
 	Zone string `json:"timezone,omitempty"`
 	// Gap says what becomes of a tick at a time that the clocks skip: "run-after",
 	// the default, or "skip".
@@ -120,7 +121,9 @@ func (s Spec) withDefaults() Spec {
 	if s.Event == "" {
 		set(&s.Handler, s.Name)
 	}
-	set(&s.Zone, "UTC")
+	if !strings.Contains(s.Cron, "TZ=") { // the zone is said there
+		set(&s.Zone, "UTC")
+	}
 	set(&s.Gap, GapRunAfter)
 	set(&s.Repeat, RepeatOnce)
 	set(&s.Overlap, OverlapSkip)
@@ -195,7 +198,9 @@ func (s *Spec) check(created time.Time) (calendar.Calendar, error) {
 		}
 	}
 	cal, err := s.calendar(created)
-	if err != nil {
+	if e, ok := errors.AsType[*rpc.Error](err); ok {
+		return wrong("%s", e.Message) // it has the code already
+	} else if err != nil {
 		return wrong("%w", err)
 	}
 	return cal, nil
@@ -210,9 +215,6 @@ func (s *Spec) calendar(created time.Time) (calendar.Calendar, error) {
 	o := calendar.Options{Zone: s.Zone, Gap: calendar.GapPolicy(s.Gap), Repeat: calendar.RepeatPolicy(s.Repeat), Anchor: anchor}
 	if s.Cron == "" {
 		return calendar.At(s.At, o)
-	}
-	if strings.Contains(s.Cron, "TZ=") { // the zone is said there
-		o.Zone = ""
 	}
 	return calendar.Parse(s.Cron, o)
 }

@@ -31,7 +31,7 @@ ago: 90m, 12h, 7d.`,
   rpcdo events history --limit 10
   rpcdo events handlers`,
 		GroupID: groupCall,
-	}, a.eventsSend(), a.eventsTail(), a.eventsHistory(), a.eventsTrace(), a.eventsHandlers(), a.eventsLag(), a.eventsReplay(),
+	}, a.eventsSend(), a.eventsCancel(), a.eventsTail(), a.eventsHistory(), a.eventsTrace(), a.eventsHandlers(), a.eventsLag(), a.eventsReplay(),
 		a.eventsDead(), a.eventsRetention())
 }
 

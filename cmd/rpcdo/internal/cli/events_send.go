@@ -16,6 +16,7 @@ import (
 type sendFlags struct {
 	connection
 	id, subject, dedupe, correlation string
+	at, after                        string
 	expect                           uint64
 	headers                          []string
 	timeout                          time.Duration
@@ -38,6 +39,10 @@ within two minutes is not stored again: "already stored" is said then, and it
 is no error. With --expect it is stored only when the last event of its type
 has that sequence, 0 for none.
 
+With --at or --after it waits on the bus and is sent then; "rpcdo events cancel"
+takes it back until that time. Times without an offset are of this machine's
+clock.
+
 With --lines each line of stdin is the data of one event, sent as it comes.
 Lines that are empty are left out. Those that can't be sent are told with their
 number and the others are sent all the same; the exit status is 1 then. With
@@ -46,6 +51,7 @@ number and the others are sent all the same; the exit status is 1 then. With
 		Example: `  rpcdo events send User.registered '{"name":"Ada"}'
   echo '{"name":"Ada"}' | rpcdo events send User.registered -
   rpcdo events send User.registered '{"name":"Ada"}' --subject ada -H tenant=acme
+  rpcdo events send Trial.ends '{"user":"ada"}' --after 14d --id trial-ada
   echo '{"name":"Ada"}' | rpcdo events send User.registered --lines --json`,
 		Args: func(cmd *cobra.Command, args []string) error { return sendArgs(args, f.lines) },
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -63,6 +69,8 @@ number and the others are sent all the same; the exit status is 1 then. With
 	flags.StringVar(&f.correlation, "correlation", "", "`ID` of the event that everything began with")
 	flags.Uint64Var(&f.expect, "expect", 0, "`SEQUENCE` that the last event of its type must have; 0 for none")
 	flags.StringArrayVarP(&f.headers, "header", "H", nil, "metadata to send along, as `NAME=VALUE`; may be repeated")
+	flags.StringVar(&f.at, "at", "", "`TIME` at which it is sent, such as \"2026-12-24 18:00\"")
+	flags.StringVar(&f.after, "after", "", "`TIME` from now on after which it is sent, such as 90m or 7d")
 	flags.DurationVar(&f.timeout, "timeout", bus.DefaultTimeout, "how long to try")
 	flags.BoolVar(&f.lines, "lines", false, "send an event for each line of stdin")
 	f.register(cmd)
@@ -100,6 +108,13 @@ func (f *sendFlags) options() ([]pipeline.SendOption, error) {
 			opts = append(opts, opt)
 		}
 	}
+	later, err := f.later(time.Now())
+	if err != nil {
+		return nil, err
+	}
+	if !later.IsZero() {
+		opts = append(opts, pipeline.At(later))
+	}
 	for _, h := range f.headers {
 		name, value, err := splitHeader(h)
 		if err != nil {
@@ -108,6 +123,29 @@ func (f *sendFlags) options() ([]pipeline.SendOption, error) {
 		opts = append(opts, pipeline.WithHeader(name, value))
 	}
 	return opts, nil
+}
+
+// later returns when the event is to be sent, zero for now.
+func (f *sendFlags) later(now time.Time) (time.Time, error) {
+	at, after := f.given("at"), f.given("after")
+	switch {
+	case !at && !after:
+		return time.Time{}, nil
+	case at && after:
+		return time.Time{}, usagef("--at and --after both say when it is sent: give one of them")
+	case f.given("expect"):
+		return time.Time{}, usagef("--expect is about the stream as it is now: it does not go with --at and --after")
+	case after:
+		wait, err := parseAge(f.after)
+		if err != nil || wait < 0 {
+			return time.Time{}, usagef("--after %.80q: want a time with its unit, such as 90m or 7d", f.after)
+		}
+		return now.Add(wait), nil
+	}
+	if t, ok := clockTime(f.at, time.Local); ok {
+		return t, nil
+	}
+	return time.Time{}, usagef("--at %.80q: want a time, such as 2026-11-29T15:04:05Z or \"2026-11-29 15:04\"; --after takes how far ahead it is", f.at)
 }
 
 func (a *app) runSend(ctx context.Context, f *sendFlags, args []string) error {
@@ -138,7 +176,11 @@ func (a *app) printReceipt(r pipeline.Receipt) error {
 	if r.Duplicate {
 		did = "already stored"
 	}
-	_, err := fmt.Fprintf(a.env.Out, "%s %s, sequence %d, id %s\n", did, plain(r.Subject), r.Sequence, plain(r.ID))
+	where := fmt.Sprintf("sequence %d", r.Sequence)
+	if !r.At.IsZero() {
+		where = "sent at " + shownTime(r.At)
+	}
+	_, err := fmt.Fprintf(a.env.Out, "%s %s, %s, id %s\n", did, plain(r.Subject), where, plain(r.ID))
 	return err
 }
 

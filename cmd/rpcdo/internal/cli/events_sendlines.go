@@ -131,7 +131,7 @@ type linesSender struct {
 }
 
 func (a *app) runSendLines(ctx context.Context, f *sendFlags, event string) error {
-	for _, flag := range []string{"id", "dedupe", "expect"} {
+	for _, flag := range []string{"id", "dedupe", "expect", "at", "after"} {
 		if f.given(flag) {
 			return usagef("--%s is for one event, and --lines sends several", flag)
 		}

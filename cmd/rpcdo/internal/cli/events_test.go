@@ -125,6 +125,34 @@ func TestEventsSend(t *testing.T) {
 	wantProblem(t, l.env, exitFailed, "resource_exhausted", "max_payload", "events", "send", "User.left", `"`+strings.Repeat("x", 1<<20)+`"`)
 }
 
+// What waits for its time is sent then, or is taken back.
+func TestEventsLater(t *testing.T) {
+	t.Parallel()
+	l := newEventsBus(t)
+	at := texts("send", "Trial.ends", `{"user":"ada"}`, "--at", "2096-12-24T18:00:00Z", "--id", "trial ada")
+	l.run(at...).want(t, exitDone, texts("stored $.Trial.ends, sent at 2096-12-24 ", ", id trial ada\n"), nil)
+	l.run(at...).want(t, exitDone, texts("already stored $.Trial.ends, sent at "), nil)
+	wantProblem(t, l.env, exitFailed, "already_exists", "of another type", "events", "send", "Trial.begins", "--after", "90d", "--id", "trial ada")
+	l.run("cancel", "trial ada").want(t, exitDone, texts("cancelled trial ada\n"), nil)
+	l.run("cancel", "trial ada", "--json").want(t, exitDone, texts(`{"id":"trial ada","cancelled":true}`+"\n"), nil)
+	wantProblem(t, l.env, exitFailed, "not_found", `no event with the id "nope" waits`, "events", "cancel", "nope")
+	wantProblem(t, l.env, exitUsage, "invalid_argument", "want a time before 2100", "events", "send", "Trial.ends", "--at", "2100-01-02")
+	wantProblem(t, l.env, exitUsage, "invalid_argument", "is none of an event", "events", "cancel", "\x1b")
+
+	sent := fromJSON[pipeline.Receipt](t, l.run("send", "Trial.ends", "7", "--after", "50ms", "--json").out)
+	if sent.ID == "" || sent.Sequence != 0 || time.Until(sent.At) > time.Second {
+		t.Errorf("got %+v", sent)
+	}
+	until(t, "it is sent", func() bool {
+		page, err := l.p.History(t.Context(), pipeline.Query{})
+		return err == nil && len(page.Events) == 1 && page.Events[0].ID == sent.ID && string(page.Events[0].Data) == "7"
+	})
+	o := l.run("cancel", sent.ID)
+	o.want(t, exitFailed, nil, texts("the event "+sent.ID+" was sent before: nothing was cancelled"))
+	o.wantLine(t)
+	wantProblem(t, l.env, exitFailed, "failed_precondition", "was sent before", "events", "cancel", sent.ID)
+}
+
 func TestEventsSendLines(t *testing.T) {
 	t.Parallel()
 	l := newEventsBus(t)
@@ -351,7 +379,7 @@ func TestEventsUsage(t *testing.T) {
 		args []string
 		want string
 	}{
-		{nil, "events needs a command: send, tail, history, trace, handlers, lag, replay, dead, retention"},
+		{nil, "events needs a command: send, cancel, tail, history, trace, handlers, lag, replay, dead, retention"},
 		{texts("sendd"), `events has no command "sendd"`},
 		{texts("send"), "which event? want its type, such as User.registered"},
 		{texts("send", ""), `event name "": it is empty`},
@@ -376,6 +404,13 @@ func TestEventsUsage(t *testing.T) {
 		{texts("send", "User.registered", "--expect", "x"), `--expect "x": want a whole number, 0 or more`},
 		{texts("send", "User.registered", "--timeout", "0s"), "--timeout 0s: want at least 1ms"},
 		{texts("send", "User.registered", "-H", "a:b"), "with an equals sign"},
+		{texts("send", "User.registered", "--lines", "--after", "5m"), "--after is for one event, and --lines sends several"},
+		{texts("send", "User.registered", "--at", "2096-01-01", "--after", "5m"), "--at and --after both say when"},
+		{texts("send", "User.registered", "--at", "5m"), `--at "5m": want a time, such as 2026-11-29T15:04:05Z or "2026-11-29 15:04"; --after takes`},
+		{texts("send", "User.registered", "--after", "-5m"), `--after "-5m": want a time with its unit, such as 90m or 7d`},
+		{texts("send", "User.registered", "--after", "5m", "--expect", "0"), "--expect is about the stream as it is now"},
+		{texts("cancel"), "which event? want its id"},
+		{texts("cancel", "a", "b"), "2 arguments: want the id of one event"},
 		{texts("tail", ">"), `pattern ">": it would be more than events: write $.> for every event`},
 		{texts("tail", "user registered"), "write a dot between tokens"},
 		{texts("tail", "--from", "soon"), `--from "soon": want new, all, a sequence from 1, a time`},
@@ -438,7 +473,7 @@ func TestEventsWithoutABus(t *testing.T) {
 	t.Parallel()
 	env := with("NATS_URL", "nats://127.0.0.1:1")
 	for _, args := range [][]string{
-		{"send", "User.registered", "{}"}, {"tail"}, {"history"}, {"trace", "x"}, {"handlers"}, {"lag"}, {"replay", "a", "b"}, {"dead", "ls"}, {"retention"},
+		{"send", "User.registered", "{}"}, {"send", "User.registered", "--after", "5m"}, {"cancel", "x"}, {"tail"}, {"history"}, {"trace", "x"}, {"handlers"}, {"lag"}, {"replay", "a", "b"}, {"dead", "ls"}, {"retention"},
 	} {
 		o := rpcdo(t, env, append([]string{"events"}, args...)...)
 		o.want(t, exitFailed, nil, texts("nothing listens at nats://127.0.0.1:1"))

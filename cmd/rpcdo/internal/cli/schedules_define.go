@@ -34,9 +34,6 @@ func (f *calendarFlags) register(cmd *cobra.Command) {
 
 // fill has a definition say what the flags do.
 func (f *calendarFlags) fill(s *schedule.Spec, now time.Time) error {
-	if zone := zoneIn(s.Cron); zone != "" && f.zone != "" && zone != f.zone {
-		return usagef("the cron line is for the zone %.40s, and --timezone is %.40s: leave one out", plain(zone), plain(f.zone))
-	}
 	if f.said("runs") && f.runs < 1 {
 		return usagef("--runs %d: want 1 or more", f.runs)
 	}
@@ -142,7 +139,6 @@ func asDefinition(err error) error {
 			text = rest
 		}
 	}
-	text = strings.TrimPrefix(text, rpc.InvalidArgument.String()+": ")
 	for _, word := range []struct{ library, here string }{
 		{"schedule ", "cron line "}, {"@at ", "--at "}, {"gap ", "--gap "}, {"repeat ", "--repeat "}, {"runs ", "--runs "}, {"overlap ", "--overlap "},
 		{"catchup ", "--catchup "}, {"catchupWindow ", "--catchup-window "}, {"runTimeout ", "--run-timeout "}, {"jitter ", "--jitter "},

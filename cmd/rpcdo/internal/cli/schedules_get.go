@@ -82,7 +82,11 @@ func printSchedule(w *tabwriter.Writer, i *schedule.Info, outcomes []schedule.Ou
 		row("handler", "%s", s.Handler)
 		row("overlap", "%s; a run has failed after %s", s.Overlap, shownAge(time.Duration(s.RunTimeout)))
 	}
-	row("catch-up", "%s, at most %s late", s.Catchup, shownAge(time.Duration(s.CatchupWindow)))
+	if s.Catchup == schedule.CatchupNone {
+		row("catch-up", "%s", s.Catchup)
+	} else {
+		row("catch-up", "%s, at most %s late", s.Catchup, shownAge(time.Duration(s.CatchupWindow)))
+	}
 	if len(s.Payload) > 0 {
 		row("payload", "%s", compactJSON(s.Payload))
 	}

@@ -255,7 +255,7 @@ func TestSchedulesUsage(t *testing.T) {
 		{texts("create", "x", "soon"), `cron line "soon": it has the wrong number of fields, 1`},
 		{texts("create", "x", "61 * * * *"), `cron line "61 * * * *": minute "61"`},
 		{texts("create", "x", "@daily", "--timezone", "Berlin"), "did you mean Europe/Berlin?"},
-		{texts("create", "x", "TZ=Europe/Berlin @daily", "--timezone", "UTC"), "the cron line is for the zone Europe/Berlin, and --timezone is UTC"},
+		{texts("create", "x", "TZ=Europe/Berlin @daily", "--timezone", "UTC"), `it names two zones, "Europe/Berlin" and "UTC": leave one out`},
 		{texts("create", "x", "--at", "tomorrow"), `--at "tomorrow": want a time, such as`},
 		{texts("create", "x", "--at", "2100-01-01T00:00:00Z"), "--at 2100-01-01T00:00:00Z is out of bounds: years 1970 to 2099"},
 		{texts("create", "x", "@daily", "--start", "2027-01-02", "--end", "2027-01-01"), "--end 2027-01-01 "},

@@ -54,6 +54,9 @@ const (
 
 	// avoidFor is how long an instance leaves a lane to the one that has the events.
 	avoidFor = 2 * time.Second
+
+	// yieldPause is what it has to give up the pin, before the events go elsewhere.
+	yieldPause = 100 * time.Millisecond
 )
 
 // maxHeldBytes is how much of the data of events a source holds before it asks
@@ -156,7 +159,7 @@ func (s *source) pinned() {
 func (s *source) syncPin() {
 	if pin := s.puller.Pin(); pin != s.pin {
 		if s.pin != "" { // another may have had the events meanwhile
-			s.drop()
+			s.drop(0)
 		}
 		s.pin = pin
 	}
@@ -172,8 +175,9 @@ func (s *source) startSettling() {
 	s.h.workers.tasks.Go(s.settle)
 }
 
-// drop gives back what no attempt has begun with. The handler is locked.
-func (s *source) drop() {
+// drop gives back what no attempt has begun with, to come again after a while. The
+// handler is locked.
+func (s *source) drop(after time.Duration) {
 	s.settled = !s.h.cfg.exclusive
 	s.waiting, s.expected = nil, 0
 	for _, d := range s.held {
@@ -182,7 +186,7 @@ func (s *source) drop() {
 			d.dropped = true
 			s.remove(d)
 			s.h.workers.attempts.untried(s.h, d)
-			d.giveBack(0)
+			d.giveBack(after)
 		case d.preparing: // it is given back when that is done
 			d.dropped = true
 		}
@@ -258,6 +262,9 @@ func (s *source) trySettle() bool {
 	ctx, cancel := context.WithTimeout(h.workers.life, requestTimeout)
 	defer cancel()
 	state, err := h.workers.pinState(ctx, s.stream, h.durable)
+	if err == nil && state.pin != pin { // somebody has taken it, which pulls that keep it do not tell while nobody has another
+		s.puller.Forgo(pin)
+	}
 	if err != nil || state.pin != pin {
 		return false
 	}
@@ -334,7 +341,7 @@ func (s *source) yield() {
 		return
 	}
 	s.settling, s.avoid = false, time.Now().Add(avoidFor)
-	s.drop()
+	s.drop(yieldPause) // it would come back here while the pin is here
 	if pin := s.pin; pin != "" {
 		s.h.workers.tasks.Go(func() {
 			ctx, cancel := context.WithTimeout(s.h.workers.life, requestTimeout)

@@ -338,7 +338,7 @@ func (h *handler) stop() {
 	}
 	for _, s := range []*source{h.main, h.lane} {
 		if s != nil {
-			s.drop()
+			s.drop(0)
 		}
 	}
 	h.ready, h.batch, h.inbound = nil, nil, nil
@@ -372,11 +372,14 @@ func (w *workers) unpinAll(ctx context.Context) {
 // unpinTime bounds how long a stop gives up pins.
 const unpinTime = 2 * time.Second
 
-// unpin gives up the pin of a source.
+// unpin gives up the pin of a source, if it is still that: what the server takes
+// away is the pin of whoever has one.
 func (w *workers) unpin(ctx context.Context, s *source, pin string) {
 	if w.bus.Connected() {
-		if stream, err := w.pipeline.js.Stream(ctx, s.stream); err == nil {
-			_ = stream.UnpinConsumer(ctx, s.h.durable, pinGroup) // else the pin ends by itself
+		if state, err := w.pinState(ctx, s.stream, s.h.durable); err == nil && state.pin == pin {
+			if stream, err := w.pipeline.js.Stream(ctx, s.stream); err == nil {
+				_ = stream.UnpinConsumer(ctx, s.h.durable, pinGroup) // else the pin ends by itself
+			}
 		}
 	}
 	s.puller.Forgo(pin)

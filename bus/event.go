@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
@@ -153,16 +154,22 @@ type Stored struct {
 	Time     time.Time
 }
 
-// ParseEvent reads an event's message. What a message lacks that was not sent as
-// a CloudEvent gets a value of its own: the id is the Nats-Msg-Id or else
-// "<stream>/<sequence>", the type that of the subject, the source "/nats", the
-// time that of storing. An event in structured mode comes with its data taken
-// out of the envelope.
+// ParseEvent reads an event's message, see EventMeta.Read.
+func ParseEvent(subject string, h nats.Header, data []byte, stored Stored) (m EventMeta, _ []byte, err error) {
+	data, err = m.Read(subject, h, data, &stored)
+	return m, data, err
+}
+
+// Read reads an event's message and returns its data. What a message lacks that was
+// not sent as a CloudEvent gets a value of its own: the id is the Nats-Msg-Id or
+// else "<stream>/<sequence>", the type that of the subject, the source "/nats", the
+// time that of storing. An event in structured mode comes with its data taken out
+// of the envelope.
 //
-// The error says why the message is no event that can be read; the EventMeta
-// then has what could be.
-func ParseEvent(subject string, h nats.Header, data []byte, stored Stored) (EventMeta, []byte, error) {
-	m := EventMeta{Time: stored.Time, Source: "/nats"}
+// The error says why the message is no event that can be read; m then has what
+// could be.
+func (m *EventMeta) Read(subject string, h nats.Header, data []byte, stored *Stored) ([]byte, error) {
+	*m = EventMeta{Time: stored.Time, Source: "/nats"}
 	m.Type, _ = EventName(subject)
 	if id := first(h, headerMsgID); id != "" {
 		m.ID = id
@@ -170,16 +177,16 @@ func ParseEvent(subject string, h nats.Header, data []byte, stored Stored) (Even
 		m.ID = stored.Stream + "/" + strconv.FormatUint(stored.Sequence, 10)
 	}
 	if len(h) == 0 {
-		return m, data, nil
+		return data, nil
 	}
 	if kind := first(h, HeaderContentType); len(kind) >= len(structuredType) && strings.EqualFold(kind[:len(structuredType)], structuredType) {
-		return parseStructured(m, kind, data)
+		return m.readStructured(kind, data)
 	}
-	err := m.set(func(header string) string { return unescapeAttribute(first(h, header)) })
+	err := m.set(h, nil)
 	if m.ContentType == "" {
 		m.ContentType = first(h, HeaderContentType)
 	}
-	return m, data, err
+	return data, err
 }
 
 func first(h nats.Header, name string) string {
@@ -189,23 +196,22 @@ func first(h nats.Header, name string) string {
 	return ""
 }
 
-// set takes over the attributes that are there. Attribute returns the one with
-// the name that follows "ce-" in header.
-func (m *EventMeta) set(attribute func(header string) string) error {
-	take := func(to *string, header string) {
-		if v := attribute(header); v != "" {
-			*to = v
+// set takes over the attributes that are there: from headers, or from an envelope,
+// whose names are without the "ce-".
+func (m *EventMeta) set(h nats.Header, envelope map[string]json.RawMessage) error {
+	for _, a := range [...]struct {
+		to     *string
+		header string
+	}{
+		{&m.ID, HeaderEventID}, {&m.Type, HeaderEventType}, {&m.Source, HeaderEventSource}, {&m.Subject, HeaderEventSubject},
+		{&m.ContentType, HeaderEventContentType}, {&m.Correlation, HeaderCorrelation}, {&m.Causation, HeaderCausation},
+	} {
+		if v := attribute(h, envelope, a.header); v != "" {
+			*a.to = v
 		}
 	}
-	take(&m.ID, HeaderEventID)
-	take(&m.Type, HeaderEventType)
-	take(&m.Source, HeaderEventSource)
-	take(&m.Subject, HeaderEventSubject)
-	take(&m.ContentType, HeaderEventContentType)
-	take(&m.Correlation, HeaderCorrelation)
-	take(&m.Causation, HeaderCausation)
 	var errs []error
-	if at := attribute(HeaderEventTime); at != "" {
+	if at := attribute(h, envelope, HeaderEventTime); at != "" {
 		t, err := time.Parse(time.RFC3339Nano, at)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("the event's time %.60q is not as RFC 3339 has it", at))
@@ -213,7 +219,7 @@ func (m *EventMeta) set(attribute func(header string) string) error {
 			m.Time = t
 		}
 	}
-	if hops := attribute(HeaderHops); hops != "" {
+	if hops := attribute(h, envelope, HeaderHops); hops != "" {
 		n, err := parseHops(hops)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("the event's hops %.60q are not a number", hops))
@@ -223,32 +229,39 @@ func (m *EventMeta) set(attribute func(header string) string) error {
 	return errors.Join(errs...)
 }
 
-// parseStructured reads an event that is as a whole in the payload, as JSON.
-func parseStructured(m EventMeta, kind string, data []byte) (EventMeta, []byte, error) {
+func attribute(h nats.Header, envelope map[string]json.RawMessage, header string) string {
+	if envelope == nil {
+		return unescapeAttribute(first(h, header))
+	}
+	raw := envelope[strings.TrimPrefix(header, "ce-")]
+	var text string
+	if json.Unmarshal(raw, &text) != nil {
+		return string(raw) // a number, as hops are
+	}
+	return text
+}
+
+// readStructured reads an event that is as a whole in the payload, as JSON.
+func (m *EventMeta) readStructured(kind string, data []byte) ([]byte, error) {
 	if format, _, _ := strings.Cut(kind[len(structuredType):], ";"); format != "" && !strings.EqualFold(strings.TrimSpace(format), "+json") {
-		return m, nil, fmt.Errorf("the event is in the format %.80q: of CloudEvents in structured mode JSON alone is known here", kind)
+		return nil, fmt.Errorf("the event is in the format %.80q: of CloudEvents in structured mode JSON alone is known here", kind)
 	}
-	var envelope map[string]json.RawMessage
-	if err := json.Unmarshal(data, &envelope); err != nil {
-		return m, nil, fmt.Errorf("the event says that it is a CloudEvent in structured mode, and is not: %w", err)
+	envelope := map[string]json.RawMessage{}
+	if err := json.Unmarshal(data, &envelope); err != nil || envelope == nil {
+		return nil, fmt.Errorf("the event says that it is a CloudEvent in structured mode, and is not: %w", cmp.Or(err, errNoObject))
 	}
-	err := m.set(func(header string) string {
-		raw := envelope[strings.TrimPrefix(header, "ce-")]
-		var text string
-		if json.Unmarshal(raw, &text) != nil {
-			return string(raw) // a number, as hops are
-		}
-		return text
-	})
+	err := m.set(nil, envelope)
 	if base64, ok := envelope["data_base64"]; ok {
 		var bytes []byte
 		if e := json.Unmarshal(base64, &bytes); e != nil {
 			err = errors.Join(err, fmt.Errorf("the event's data_base64: %w", e))
 		}
-		return m, bytes, err
+		return bytes, err
 	}
-	return m, envelope["data"], err
+	return envelope["data"], err
 }
+
+var errNoObject = errors.New("it is no JSON object")
 
 // escapeAttribute writes an attribute as a header has it: spaces, ", % and all
 // that is not printable ASCII are percent-encoded.

@@ -120,8 +120,8 @@ func (s *source) fill() {
 	case s.bytes < maxHeldBytes:
 		s.puller.Fill(s.capacity-len(s.held), s.capacity)
 	}
-	if now := time.Now(); s.h.cfg.exclusive && (len(s.held) >= s.capacity || s.bytes >= maxHeldBytes) && now.Sub(s.full) > tellEvery {
-		s.full = now
+	if s.h.cfg.exclusive && (len(s.held) >= s.capacity || s.bytes >= maxHeldBytes) && time.Since(s.full) > tellEvery {
+		s.full = time.Now()
 		s.h.log.Warn().Int("held", len(s.held)).Msg("so many events are not done that no more are taken in: those that fail, or wait for their key, hold up the others")
 	}
 }

@@ -65,7 +65,7 @@ func (d *delivery) read() (err error) {
 		d.again = true
 		d.subject, d.stored, d.header = original(d.msg, d.stored)
 	}
-	d.meta, d.data, err = bus.ParseEvent(d.subject, d.header, d.msg.Data, d.stored)
+	d.data, err = d.meta.Read(d.subject, d.header, d.msg.Data, &d.stored)
 	return err
 }
 

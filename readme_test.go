@@ -35,7 +35,7 @@ func (b block) String() string { return fmt.Sprintf("%s:%d", b.doc, b.line) }
 func TestDocumentedGo(t *testing.T) {
 	t.Parallel()
 	sources(t) // so that the test is run again when one has changed
-	for _, doc := range []string{"README.md", "docs/getting-started.md", "docs/service-objects.md", "docs/events.md"} {
+	for _, doc := range []string{"README.md", "docs/getting-started.md", "docs/service-objects.md", "docs/events.md", "docs/schedules.md"} {
 		t.Run(doc, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
@@ -142,7 +142,7 @@ var (
 func importsOf(file *ast.File) []string {
 	packages := map[string]string{
 		"rpc": "rpc.do", "bus": "rpc.do/bus", "server": "rpc.do/server", "client": "rpc.do/client",
-		"durable": "rpc.do/durable", "durabletest": "rpc.do/durable/durabletest", "pipeline": "rpc.do/pipeline", "json": "encoding/json",
+		"durable": "rpc.do/durable", "durabletest": "rpc.do/durable/durabletest", "pipeline": "rpc.do/pipeline", "schedule": "rpc.do/schedule", "json": "encoding/json",
 		"orders": "example.com/shop/orders", "nats": "github.com/nats-io/nats.go", "zerolog": "github.com/rs/zerolog",
 		"errgroup": "golang.org/x/sync/errgroup", "tls": "crypto/tls", "x509": "crypto/x509",
 	}

@@ -38,8 +38,9 @@ const (
 	// consumerName is the consumer that all processes share.
 	consumerName = "rpc-schedules"
 
-	// ackWait is how long a tick is with a process that is not heard of.
-	ackWait = 5 * time.Second
+	// ackWait is how long a tick is with a process that is not heard of. To decide
+	// takes milliseconds, and what a process that was stopped holds is late.
+	ackWait = 2 * time.Second
 
 	// atOnce bounds the ticks that a process decides on at a time.
 	atOnce = 64
@@ -109,7 +110,7 @@ func (e *engine) take(msg jetstream.Msg) {
 		_ = msg.Term() // nobody could read it
 		return
 	}
-	ctx, cancel := context.WithTimeout(e.life, 2*ackWait)
+	ctx, cancel := context.WithTimeout(e.life, 2*requestTimeout)
 	defer cancel()
 	if err := e.tick(ctx, a.Name, a.Arm); err != nil {
 		if e.life.Err() == nil {
@@ -258,7 +259,7 @@ func (e *engine) lateSome() bool {
 	}
 	e.mu.Unlock()
 	for _, name := range names {
-		ctx, cancel := context.WithTimeout(e.life, 2*ackWait)
+		ctx, cancel := context.WithTimeout(e.life, 2*requestTimeout)
 		_, err := e.change(ctx, name, func(r *record) (*record, error) {
 			if r == nil || !r.sent && (r.Wake.IsZero() || !r.Wake.Before(before)) {
 				return nil, nil

@@ -196,6 +196,7 @@ func TestDiedBeforeSending(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	var g ticks
+	forgotten := make(chan struct{}) // what was pending
 	l.create(schedule.Spec{Name: "yearly", Cron: "@yearly"})
 	now := time.Now().UTC()
 	id := "yearly@" + now.Format(time.RFC3339Nano)
@@ -206,8 +207,18 @@ func TestDiedBeforeSending(t *testing.T) {
 		r["counts"] = schedule.Counts{Fired: 1}
 	}, nats.Header{"Rpc-Wake": {now.Format(time.RFC3339Nano)}})
 	for range 2 {
-		l.serve(func(svc *server.Service) { schedule.Handle(svc, "yearly", g.handle) })
+		l.serve(func(svc *server.Service) {
+			schedule.Handle(svc, "yearly", func(ctx context.Context, tick schedule.Tick) error {
+				<-forgotten
+				return g.handle(ctx, tick)
+			})
+		})
 	}
+	l.until("the record says that nothing is to be sent any more", func() bool {
+		msg, err := l.stream("KV_"+schedule.Bucket).GetLastMsgForSubject(t.Context(), keys+"yearly")
+		return err == nil && !strings.Contains(string(msg.Data), `"pending"`)
+	})
+	close(forgotten)
 	l.until("it is found, and finishes", func() bool { return l.get("yearly").Counts.Finished == 1 })
 	if n := len(l.events("$.Schedule.fired.yearly")); n != 1 || len(g.all()) != 1 {
 		t.Errorf("%d events, %+v", n, g.all())

@@ -1,6 +1,8 @@
 package schedule
 
 import (
+	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -41,5 +43,30 @@ func TestClockBehind(t *testing.T) {
 			t.Fatalf("%+v", info)
 		case <-time.After(10 * time.Millisecond):
 		}
+	}
+}
+
+// How a run has ended is told until somebody has heard it, the process ends, or it
+// is too late.
+func TestInsist(t *testing.T) {
+	t.Parallel()
+	away := errors.New("the bus is away")
+	tries := 0
+	err := insist(t.Context(), time.Now().Add(time.Hour), func() error {
+		if tries++; tries < 4 {
+			return away
+		}
+		return nil
+	})
+	if err != nil || tries != 4 {
+		t.Errorf("%d tries, %v", tries, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	if err := insist(ctx, time.Now().Add(time.Hour), func() error { cancel(); return away }); !errors.Is(err, away) {
+		t.Errorf("a process that ends: %v", err)
+	}
+	until := time.Now().Add(100 * time.Millisecond)
+	if err := insist(t.Context(), until, func() error { return away }); err != nil || time.Now().Before(until) {
+		t.Errorf("too late: %v", err)
 	}
 }

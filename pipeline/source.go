@@ -383,7 +383,8 @@ const maxRecent = 1024
 
 func (r *recent) add(p place) {
 	if len(r.now) >= maxRecent/2 {
-		r.before, r.now = r.now, nil
+		r.before, r.now = r.now, r.before
+		clear(r.now) // to be used again: it has the size
 	}
 	if r.now == nil {
 		r.now = make(map[place]struct{}, 8)

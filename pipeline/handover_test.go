@@ -17,7 +17,7 @@ func TestStopGivesBackWhatComes(t *testing.T) {
 	g := newLog()
 	register := func(svc *server.Service) { pipeline.On(svc, placed, "note", g.handle) }
 	l.serve("shop", register)
-	const rounds, batches, size = 6, 8, 200
+	const rounds, batches, size = 5, 20, 200
 	n := 0
 	for range rounds {
 		stop := l.serve("shop", register)

@@ -238,7 +238,7 @@ func TestTakeOverOfLargeEvents(t *testing.T) {
 			}, pipeline.OrderBy(func(e pipeline.Event[order]) string { return e.Data.Key }), pipeline.Concurrency(4))
 		}
 	}
-	const n, some = 1000, 80
+	const n, some = 1500, 80
 	orders := between(0, n)
 	for i := range orders {
 		orders[i].Key, orders[i].Bad = fmt.Sprint(i%50), strings.Repeat("x", 20_000)

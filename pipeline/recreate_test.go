@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"rpc.do"
@@ -105,28 +106,37 @@ func TestConsumerDeletedAmongMany(t *testing.T) {
 			t.Parallel()
 			l := newLab(t)
 			g := newLog()
-			held, free := make(chan struct{}, 1000), make(chan struct{})
-			for range 4 {
-				l.serve("shop", func(svc *server.Service) {
-					pipeline.On(svc, placed, "note", func(ctx context.Context, e pipeline.Event[order]) error {
-						held <- struct{}{}
+			var began atomic.Bool
+			free := make(chan struct{})
+			register := func(svc *server.Service) {
+				pipeline.On(svc, placed, "note", func(ctx context.Context, e pipeline.Event[order]) error {
+					if e.Data.N == 0 {
+						began.Store(true)
 						<-free
-						return g.handle(ctx, e)
-					}, options...)
-				})
+					}
+					return g.handle(ctx, e)
+				}, options...)
 			}
-			const n = 500
-			l.sendMany(between(0, n)...)
-			<-held
-			if err := l.b.JetStream().DeleteConsumer(t.Context(), bus.EventsStream, "shop-note"); err != nil {
+			l.serve("shop", register)
+			l.send(0)
+			l.until("the first is at work", began.Load)
+			for range 3 {
+				l.serve("shop", register)
+			}
+			const n = 1500
+			l.sendMany(between(1, n)...)
+			was, err := l.p.Handler(t.Context(), "shop", "note")
+			if err == nil {
+				err = l.b.JetStream().DeleteConsumer(t.Context(), bus.EventsStream, "shop-note")
+			}
+			if err != nil {
 				t.Fatal(err)
 			}
+			l.until("it is made again", func() bool {
+				h, err := l.p.Handler(t.Context(), "shop", "note")
+				return err == nil && h.Created.After(was.Created)
+			})
 			close(free)
-			go func() {
-				for range held { // until the channel is closed
-				}
-			}()
-			t.Cleanup(func() { close(held) })
 			l.wantAtLeast(g, upTo(n)...)
 		})
 	}

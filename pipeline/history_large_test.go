@@ -22,7 +22,7 @@ func TestHistoryOfManyPulls(t *testing.T) {
 	if _, err := p.SendBatch(t.Context(), items); err != nil {
 		t.Fatal(err)
 	}
-	for range 5 {
+	for range 2 {
 		for _, patterns := range [][]string{nil, {"Load.more"}} {
 			page, err := p.History(t.Context(), pipeline.Query{Limit: pipeline.MaxPage, Patterns: patterns})
 			if err != nil || page.Next != "" {

@@ -4,12 +4,19 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/spf13/cobra"
+
+	"rpc.do/bus"
 	"rpc.do/bus/bustest"
+	"rpc.do/schedule"
 )
 
 func TestMain(m *testing.M) { bustest.Main(m) }
@@ -78,6 +85,8 @@ func (o outcome) wantLine(t *testing.T) {
 // process is a command that runs until it is stopped.
 type process struct {
 	out, err transcript
+	env      Env
+	args     []string
 	cancel   context.CancelFunc
 	done     chan struct{}
 	status   int
@@ -87,7 +96,7 @@ type process struct {
 func start(t *testing.T, env Env, args ...string) *process {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	p := &process{cancel: cancel, done: make(chan struct{})}
+	p := &process{env: env, args: args, cancel: cancel, done: make(chan struct{})}
 	env.Out, env.Err = &p.out, &p.err
 	go func() {
 		defer close(p.done)
@@ -100,6 +109,7 @@ func start(t *testing.T, env Env, args ...string) *process {
 // stop ends the command as a signal would and returns its status.
 func (p *process) stop(t *testing.T) int {
 	t.Helper()
+	p.settle(t)
 	p.cancel()
 	select {
 	case <-p.done:
@@ -107,6 +117,71 @@ func (p *process) stop(t *testing.T) int {
 		t.Fatalf("the command did not stop within %v", patience)
 	}
 	return p.status
+}
+
+// settle waits until what the services of a command have begun is under way, see
+// settle. It does nothing when the bus is gone, or there are none.
+func (p *process) settle(t *testing.T) {
+	t.Helper()
+	out := p.out.String()
+	if args := p.args; args[0] != "dev" && args[0] != "serve" || !strings.Contains(out, "ready") {
+		return
+	}
+	select {
+	case <-p.done:
+		return
+	default:
+	}
+	args := p.args[1:]
+	if p.args[0] == "dev" {
+		args = []string{"--server", urlOf(out)}
+	}
+	f, cmd := &connection{}, &cobra.Command{FParseErrWhitelist: cobra.FParseErrWhitelist{UnknownFlags: true}}
+	f.register(cmd)
+	if err := cmd.ParseFlags(args); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if b, err := f.open(ctx, &app{env: p.env.withDefaults()}, nil, 0); err == nil {
+		settle(ctx, t, b)
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// urlOf returns the URL of a bus in what a command has printed.
+func urlOf(out string) string { return regexp.MustCompile(`nats://127[0-9.:]+`).FindString(out) }
+
+// settle waits until the stream EVENTS takes in what it is to take in, and somebody
+// follows the schedules. A server that ends before leaves a goroutine behind for
+// half a minute, and an instance that does the consumer that it has asked for.
+func settle(ctx context.Context, t *testing.T, b *bus.Bus) {
+	t.Helper()
+	for {
+		events, err := b.JetStream().Stream(ctx, bus.EventsStream)
+		if err != nil {
+			t.Fatal(err)
+		}
+		waits := slices.ContainsFunc(events.CachedInfo().Sources, func(s *jetstream.StreamSourceInfo) bool { return s.Active < 0 })
+		bucket, err := b.JetStream().Stream(ctx, "KV_"+schedule.Bucket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		followed := false
+		for info := range bucket.ListConsumers(ctx).Info() {
+			followed = followed || info.Config.HeadersOnly
+		}
+		if !waits && followed {
+			return
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+			t.Fatal("the services do not settle")
+		}
+	}
 }
 
 // waitFor waits until stdout contains text, and returns stdout.

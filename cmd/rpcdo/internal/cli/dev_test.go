@@ -105,7 +105,7 @@ func TestBannerThatCanNotBePrinted(t *testing.T) {
 		{"dev", "--nats-port", "0", "--store", t.TempDir()}, {"dev", "--nats-port", "0", "--store", t.TempDir(), "--json"},
 	} {
 		var errs transcript
-		status := Run(t.Context(), args, Env{Out: full{}, Err: &errs})
+		status := Run(t.Context(), args, Env{Out: full{t}, Err: &errs})
 		if status != exitFailed || !strings.Contains(errs.String(), errFull.Error()) || strings.Count(errs.String(), "\n") != 1 {
 			t.Errorf("%q: status %d, stderr %q", args, status, &errs)
 		}
@@ -114,10 +114,20 @@ func TestBannerThatCanNotBePrinted(t *testing.T) {
 
 var errFull = errors.New("no space left")
 
-// full is a writer that takes nothing.
-type full struct{}
+// full is a writer that takes nothing. It says so when the bus has settled that it
+// is told of.
+type full struct{ *testing.T }
 
-func (full) Write([]byte) (int, error) { return 0, errFull }
+func (f full) Write(text []byte) (int, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	b, err := bus.Connect(ctx, bus.Config{URLs: []string{urlOf(string(text))}})
+	if err != nil {
+		return 0, err
+	}
+	settle(ctx, f.T, b)
+	return 0, errors.Join(errFull, b.Close())
+}
 
 // With --json what a program reads on stderr is JSON too.
 func TestLogsAreJSONWhenErrorsAre(t *testing.T) {

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -97,6 +98,8 @@ func runExample(t *testing.T, url, line string) {
 		runObjectsExample(t, env, args)
 	case args[0] == "events":
 		runEventsExample(t, env, args)
+	case args[0] == "schedules":
+		runSchedulesExample(t, env, args)
 	case args[0] == "bench" && args[1] == "event":
 		rpcdo(t, env, append(args, "--duration", "10ms", "--rounds", "1")...).want(t, exitDone, texts("event/tcp/"), nil)
 	case args[0] == "bench":
@@ -161,6 +164,9 @@ func runEventsExample(t *testing.T, env Env, args []string) {
 		}
 		l.wantDead(7)
 	}
+	if args[1] == "cancel" {
+		l.run("send", "Trial.ends", "--after", "14d", "--id", args[2]).want(t, exitDone, texts("stored"), nil)
+	}
 	if args[1] == "tail" {
 		p := start(t, l.env, args...)
 		for shown := p.out.contains("User.registered"); ; {
@@ -174,6 +180,20 @@ func runEventsExample(t *testing.T, env Env, args []string) {
 			case <-time.After(5 * time.Millisecond):
 			}
 		}
+	}
+	if o := rpcdo(t, l.env, args...); o.status != exitDone {
+		t.Errorf("status %d, stderr %s", o.status, o.err)
+	}
+}
+
+// runSchedulesExample runs a command whose schedule must be there, on a bus of its
+// own: some examples make one anew.
+func runSchedulesExample(t *testing.T, env Env, args []string) {
+	t.Helper()
+	l := newSchedulesBus(t)
+	l.env.In = env.In
+	if args[1] != "create" || slices.Contains(args, "--replace") {
+		l.run("create", "nightly", "0 3 * * *", "--event", "Night.comes").want(t, exitDone, texts("created nightly"), nil)
 	}
 	if o := rpcdo(t, l.env, args...); o.status != exitDone {
 		t.Errorf("status %d, stderr %s", o.status, o.err)

@@ -40,7 +40,7 @@ Times without an offset are in the zone of --timezone, or else of this machine.`
 		Example: `  rpcdo schedules create nightly '0 3 * * *' --timezone Europe/Berlin
   rpcdo schedules create report '0 6 * * MON-FRI' --handler daily-report --payload '{"to":"ada"}'
   rpcdo schedules create heartbeat '@every 30s' --event Heart.beat
-  rpcdo schedules create launch --at '2026-12-24 18:00' --event Campaign.begins
+  rpcdo schedules create launch --at '2096-12-24 18:00' --event Campaign.begins
   rpcdo schedules create nightly '0 4 * * *' --replace --overlap buffer-one --run-timeout 2h`,
 		Args: func(cmd *cobra.Command, args []string) error { return createArgs(args, cmd.Flags().Changed("at")) },
 		RunE: func(cmd *cobra.Command, args []string) error {

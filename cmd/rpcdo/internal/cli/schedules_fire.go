@@ -89,7 +89,7 @@ if runs of the schedule may not overlap, and wait while it is paused. More than
 A time is one like 2026-11-29T15:04:05Z or "2026-11-29 15:04", which is that of
 this machine's clock, or says how long ago: 90m, 7d; 0s is now.`,
 		Example: `  rpcdo schedules backfill nightly 7d 0s
-  rpcdo schedules backfill nightly 2026-11-01T00:00:00Z 2026-11-07T23:59:59Z`,
+  rpcdo schedules backfill nightly 2025-11-01T00:00:00Z 2025-11-07T23:59:59Z`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 3 {
 				return errors.New("want a name and two times, such as nightly 7d 0s; put a time with a space in quotes")

@@ -81,7 +81,7 @@ func TestWatchFrom(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, tt := range map[string]struct {
+	tests := map[string]struct {
 		opts pipeline.WatchOptions
 		want []uint64
 	}{
@@ -94,10 +94,17 @@ func TestWatchFrom(t *testing.T) {
 		"pattern":          {pipeline.WatchOptions{From: pipeline.StartAll(), Patterns: []string{"A.*"}}, []uint64{1, 3, 5, 6}},
 		"broader filter":   {pipeline.WatchOptions{From: pipeline.StartAll(), Patterns: []string{"A.*", "*.d"}}, []uint64{1, 2, 3, 4, 5, 6}},
 		"new of a pattern": {pipeline.WatchOptions{Patterns: []string{"C.d"}}, []uint64{4}},
-	} {
-		w := newWatching(t, p, tt.opts) // before what follows is sent
+	}
+	watches := map[string]*watching{}
+	for name, tt := range tests {
+		watches[name] = newWatching(t, p, tt.opts) // before what follows is sent
+	}
+	put("C.d")
+	put("A.b")
+	put("A.b")
+	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
+			w := watches[name]
 			w.t = t
 			for _, seq := range tt.want {
 				if e := w.wants(seq); string(e.Data) != `{"a":1}` || e.ID == "" || e.Stored.IsZero() {
@@ -106,9 +113,6 @@ func TestWatchFrom(t *testing.T) {
 			}
 		})
 	}
-	put("C.d")
-	put("A.b")
-	put("A.b")
 }
 
 func TestWatchRefuses(t *testing.T) {

@@ -1,7 +1,6 @@
 package demo_test
 
 import (
-	"context"
 	"testing"
 
 	"rpc.do"
@@ -16,18 +15,7 @@ func TestMain(m *testing.M) { bustest.Main(m) }
 func caller(t *testing.T) rpc.Caller {
 	t.Helper()
 	b := bustest.New(t)
-	for _, svc := range demo.Services(b) {
-		ctx, cancel := context.WithCancel(context.Background())
-		ended := make(chan error, 1)
-		go func() { ended <- svc.Run(ctx) }()
-		<-svc.Ready()
-		t.Cleanup(func() {
-			cancel()
-			if err := <-ended; err != nil {
-				t.Error(err)
-			}
-		})
-	}
+	serve(t, b, demo.Services(b)...)
 	return client.New(b, client.Config{})
 }
 

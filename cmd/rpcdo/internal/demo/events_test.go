@@ -14,13 +14,9 @@ import (
 func TestWhoRegistersIsGreeted(t *testing.T) {
 	t.Parallel()
 	b := bustest.New(t)
-	svc := demo.Greeter(b)
+	serve(t, b, demo.Greeter(b))
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	running, stop := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- svc.Run(running) }()
-	<-svc.Ready()
 	p := pipeline.New(b, pipeline.Config{})
 	watched, err := p.Watch(ctx, pipeline.WatchOptions{Patterns: []string{demo.Greeted.Name()}})
 	if err != nil {
@@ -45,9 +41,5 @@ func TestWhoRegistersIsGreeted(t *testing.T) {
 		if h.Dead == 1 {
 			break
 		}
-	}
-	stop()
-	if err := <-ended; err != nil {
-		t.Error(err)
 	}
 }

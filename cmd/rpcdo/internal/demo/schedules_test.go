@@ -15,13 +15,9 @@ import (
 func TestScheduledGreeting(t *testing.T) {
 	t.Parallel()
 	b := bustest.New(t)
-	svc := demo.Greeter(b)
+	serve(t, b, demo.Greeter(b))
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	running, stop := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- svc.Run(running) }()
-	<-svc.Ready()
 	all := schedule.Open(b)
 	for name, payload := range map[string]string{"ada": `{"name":" Ada"}`, "blank": `{"name":" "}`, "number": `7`} {
 		spec := schedule.Spec{Name: name, Cron: "@yearly", Handler: demo.TickHandler, Payload: []byte(payload)}
@@ -45,9 +41,5 @@ func TestScheduledGreeting(t *testing.T) {
 	page, err := pipeline.New(b, pipeline.Config{}).History(ctx, pipeline.Query{Patterns: []string{demo.Greeted.Name()}})
 	if err != nil || len(page.Events) != 1 || string(page.Events[0].Data) != `{"message":"Hello, Ada!"}` || page.Events[0].Subject != "Ada" {
 		t.Errorf("%+v, %v", page, err)
-	}
-	stop()
-	if err := <-ended; err != nil {
-		t.Error(err)
 	}
 }

@@ -1,8 +1,10 @@
 package pipeline_test
 
 import (
+	"context"
 	"strings"
 	"testing"
+	"time"
 
 	"rpc.do/pipeline"
 )
@@ -22,9 +24,11 @@ func TestHistoryOfManyPulls(t *testing.T) {
 	if _, err := p.SendBatch(t.Context(), items); err != nil {
 		t.Fatal(err)
 	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // a page has more than a request's time
+	defer cancel()
 	for range 2 {
 		for _, patterns := range [][]string{nil, {"Load.more"}} {
-			page, err := p.History(t.Context(), pipeline.Query{Limit: pipeline.MaxPage, Patterns: patterns})
+			page, err := p.History(ctx, pipeline.Query{Limit: pipeline.MaxPage, Patterns: patterns})
 			if err != nil || page.Next != "" {
 				t.Fatalf("next %q, %v", page.Next, err)
 			}

@@ -189,7 +189,10 @@ func (e *engine) sweep() {
 
 // watch follows the bucket.
 func (e *engine) watch(ticker *time.Ticker) error {
-	consumer, err := e.store.js.OrderedConsumer(e.life, streamName, jetstream.OrderedConsumerConfig{
+	// Not with e.life: a stop in the middle would leave a consumer that nobody knows.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(e.life), requestTimeout)
+	defer cancel()
+	consumer, err := e.store.js.OrderedConsumer(ctx, streamName, jetstream.OrderedConsumerConfig{
 		FilterSubjects: []string{prefix + "*"}, DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, HeadersOnly: true,
 	})
 	if err != nil {

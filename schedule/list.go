@@ -54,7 +54,7 @@ func (s *store) each(ctx context.Context, fn func(*record)) error {
 	all := map[string]*record{}
 	left := consumer.CachedInfo().NumPending
 	for left > 0 {
-		batch, err := consumer.Fetch(500, jetstream.FetchMaxWait(requestTimeout))
+		batch, err := consumer.Fetch(int(min(left, 500)), jetstream.FetchMaxWait(requestTimeout)) // it waits until it has as many
 		if err != nil {
 			return coded(ctx, err)
 		}

@@ -22,7 +22,7 @@ import (
 func TestMain(m *testing.M) { bustest.Main(m) }
 
 // patience bounds every wait of a test.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // outcome is what a command did.
 type outcome struct {

@@ -81,14 +81,14 @@ func Add(svc *server.Service, name, cron string, fn func(context.Context, Tick) 
 
 // Handle handles the ticks of schedules that name this handler, which others
 // define: see Schedules and Spec.Handler. All instances of the service share the
-// runs, and so do other services that have a handler of that name. It panics when the name is malformed or
-// taken.
+// runs, and so do other services that have a handler of that name. It panics when
+// the name is malformed or taken.
 func Handle(svc *server.Service, handler string, fn func(context.Context, Tick) error, opts ...Option) {
 	var a added
 	for _, opt := range opts {
 		opt(&a)
 	}
-	if err := rpc.ValidateService(handler); err != nil {
+	if err := validHandler(handler); err != nil {
 		panic("schedule: Handle: " + err.Error())
 	}
 	handle(svc, attach(svc), handler, fn, a)
@@ -257,7 +257,7 @@ func handle(svc *server.Service, t *timers, handler string, fn func(context.Cont
 		}
 		return nil
 	}
-	pipeline.On(svc, rpc.NewEvent[Event](EventPrefix+handler), "schedule-"+handler, run,
+	pipeline.On(svc, rpc.NewEvent[Event](EventPrefix+handler), handlerPrefix+handler, run,
 		pipeline.Attempts(attempts+lostReports), pipeline.Backoff(backoff), pipeline.Timeout(time.Duration(maxDuration)),
 		pipeline.From(pipeline.StartTime(time.Now().Add(-lookBack))))
 }

@@ -1,6 +1,7 @@
 package schedule_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 
 	"rpc.do"
 	"rpc.do/schedule"
+	"rpc.do/server"
 )
 
 // subjects are those that the bucket has, without its prefix.
@@ -69,6 +71,7 @@ func TestRefused(t *testing.T) {
 		"event":                 {spec{Cron: "@daily", Event: "order"}, []string{"order"}},
 		"event and handler":     {spec{Cron: "@daily", Event: "Order.placed", Handler: "x"}, []string{"both event and handler"}},
 		"handler":               {spec{Cron: "@daily", Handler: "a.b"}, []string{"a.b"}},
+		"long handler":          {spec{Cron: "@daily", Handler: strings.Repeat("h", 56)}, []string{"56 bytes", "at most 55"}},
 	} {
 		test.spec.Name = "wrong"
 		_, err := l.all.Create(ctx, test.spec, true)
@@ -115,6 +118,50 @@ func TestRefused(t *testing.T) {
 	}
 	if info := l.get("right"); info.Spec.Cron != "@hourly" || info.Counts.Fired != 0 {
 		t.Errorf("%+v", info)
+	}
+}
+
+// Names of the greatest length have handlers.
+func TestLongNames(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	var g ticks
+	handler := strings.Repeat("h", 55)
+	l.serve(func(svc *server.Service) {
+		schedule.Add(svc, handler, "@yearly", g.handle)
+		for _, wrong := range []string{handler + "h", "a.b", ""} {
+			func() {
+				defer func() {
+					if said := fmt.Sprint(recover()); !strings.HasPrefix(said, "schedule: Handle: ") {
+						t.Errorf("%q: %s", wrong, said)
+					}
+				}()
+				schedule.Handle(svc, wrong, g.handle)
+			}()
+		}
+	})
+	name := strings.Repeat("n", 64)
+	l.create(schedule.Spec{Name: name, Cron: "@yearly", Handler: handler})
+	for _, name := range []string{name, handler} {
+		if _, err := l.all.Trigger(t.Context(), name, nil); err != nil {
+			t.Fatal(err)
+		}
+		l.until("it has finished", func() bool { return l.get(name).Counts.Finished == 1 })
+	}
+	_, err := l.all.Create(t.Context(), schedule.Spec{Name: strings.Repeat("n", 56), Cron: "@yearly"}, false)
+	l.coded(err, rpc.InvalidArgument, "the handler", "at most 55")
+}
+
+// A list is whole, whatever its length, and does not wait for more.
+func TestLongList(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.makeMany(0, 600)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+	defer cancel()
+	list, err := l.all.List(ctx, schedule.List{})
+	if err != nil || len(list) != 600 || list[0].Spec.Name != "s-0" {
+		t.Errorf("%d, %v", len(list), err)
 	}
 }
 

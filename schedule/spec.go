@@ -33,8 +33,8 @@ type Spec struct {
 	// "once", the default, or "twice".
 	Repeat string `json:"repeat,omitempty"`
 
-	// Handler is the name of the function that handles the ticks, see Handle.
-	// Defaults to Name.
+	// Handler is the name of the function that handles the ticks, see Handle: like
+	// Name, but at most 55 bytes. Defaults to Name.
 	Handler string `json:"handler,omitempty"`
 	// Event is sent in place of that which Handle waits for. Nobody says how it
 	// ends then: ticks have fired, and Overlap and RunTimeout mean nothing.
@@ -172,7 +172,7 @@ func (s *Spec) check(created time.Time) (calendar.Calendar, error) {
 		if err := rpc.ValidateEvent(s.Event); err != nil {
 			return wrong("%w", err)
 		}
-	} else if err := rpc.ValidateService(s.Handler); err != nil {
+	} else if err := validHandler(s.Handler); err != nil {
 		return wrong("the handler: %w", err)
 	}
 	for _, f := range []struct {
@@ -222,6 +222,21 @@ func (s *Spec) calendar(created time.Time) (calendar.Calendar, error) {
 func validName(name string) error {
 	if err := rpc.ValidateService(name); err != nil {
 		return rpc.InvalidArgument.Errorf("%s", strings.Replace(err.Error(), "service name", "schedule", 1))
+	}
+	return nil
+}
+
+// handlerPrefix is what the event handler of a handler is called, with its name
+// behind.
+const handlerPrefix = "schedule-"
+
+// validHandler checks the name of a handler, which leaves room for handlerPrefix.
+func validHandler(name string) error {
+	if err := rpc.ValidateService(name); err != nil {
+		return err
+	}
+	if most := rpc.MaxServiceName - len(handlerPrefix); len(name) > most {
+		return fmt.Errorf("service name %.80q: %d bytes are too long, at most %d are allowed for what handles ticks", name, len(name), most)
 	}
 	return nil
 }

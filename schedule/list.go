@@ -54,11 +54,12 @@ func (s *store) each(ctx context.Context, fn func(*record)) error {
 	all := map[string]*record{}
 	left := consumer.CachedInfo().NumPending
 	for left > 0 {
-		batch, err := consumer.Fetch(int(min(left, 500)), jetstream.FetchMaxWait(requestTimeout)) // it waits until it has as many
+		want := min(left, 500)
+		batch, err := consumer.Fetch(int(want), jetstream.FetchMaxWait(time.Second))
 		if err != nil {
 			return coded(ctx, err)
 		}
-		got := 0
+		got := uint64(0)
 		for msg := range batch.Messages() {
 			got++
 			meta, err := msg.Metadata()
@@ -75,8 +76,12 @@ func (s *store) each(ctx context.Context, fn func(*record)) error {
 		if err := batch.Error(); err != nil && !errors.Is(err, nats.ErrTimeout) {
 			return coded(ctx, err)
 		}
-		if got == 0 {
-			break
+		if got < want { // the bus is slow, or some are not there any more
+			info, err := consumer.Info(ctx)
+			if err != nil {
+				return coded(ctx, err)
+			}
+			left = info.NumPending
 		}
 	}
 	for _, r := range byName(all) {

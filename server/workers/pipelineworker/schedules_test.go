@@ -278,6 +278,9 @@ func TestScheduleList(t *testing.T) {
 	if names, pages := all(pipeline.ScheduleListParams{Handler: "report", Limit: 4}); len(names) != 7 || pages != 2 {
 		t.Errorf("%v in %d pages", names, pages)
 	}
+	if page := call(l, pipeline.ScheduleList, pipeline.ScheduleListParams{Prefix: "small"}); len(page.Schedules) != 1 { // in the time that a call has
+		t.Errorf("%+v", page)
+	}
 	if names, _ := all(pipeline.ScheduleListParams{Prefix: "large", After: "large-5x"}); len(names) != 1 || names[0] != "large-6" {
 		t.Errorf("%v", names)
 	}

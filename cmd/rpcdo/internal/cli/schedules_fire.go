@@ -141,7 +141,7 @@ func (a *app) runBackfill(ctx context.Context, f *connection, args []string) err
 			a.note("rpcdo: %s has no ticks from %s to %s", done.Name, shownTime(done.From), shownTime(done.Until))
 			return nil
 		}
-		_, err = fmt.Fprintf(a.env.Out, "%s of %s fire from %s to %s\n", ticks(done.Ticks), done.Name, shownTime(done.From), shownTime(done.Until))
+		_, err = fmt.Fprintf(a.env.Out, "filled in %s of %s from %s to %s\n", ticks(done.Ticks), done.Name, shownTime(done.From), shownTime(done.Until))
 		return err
 	})
 }

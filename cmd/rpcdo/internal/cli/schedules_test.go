@@ -216,7 +216,7 @@ func TestSchedulesFire(t *testing.T) {
 	}
 	until(t, "all have finished", func() bool { return l.get("nightly").Counts.Finished == 4 })
 	l.run("backfill", "nightly", "2001-01-01T04:00:00Z", "2001-01-01T05:00:00Z").want(t, exitDone, nil, texts("nightly has no ticks from "))
-	l.run("backfill", "nightly", "2001-01-01T00:00:00Z", "2001-01-03T23:00:00Z").want(t, exitDone, texts("3 ticks of nightly fire from "), nil)
+	l.run("backfill", "nightly", "2001-01-01T00:00:00Z", "2001-01-03T23:00:00Z").want(t, exitDone, texts("filled in 3 ticks of nightly from "), nil)
 	wantProblem(t, l.env, exitUsage, "invalid_argument", "more than 1000 ticks", "schedules", "backfill", "nightly", "2001-01-01", "2020-01-01")
 	for range 3 {
 		<-got

@@ -392,7 +392,7 @@ func TestSize(t *testing.T) {
 		payload := []byte(`"` + strings.Repeat("<", largestPayload(message)-2) + `"`) // grows six times in HTML
 		for _, policy := range policies {
 			x := newTrial(t, "2025-12-31T23:59:30Z", func(s *Spec) {
-				s.Name = strings.Repeat("n", 64)
+				s.Name, s.Handler = strings.Repeat("n", 64), strings.Repeat("h", 55)
 				s.Cron, s.Overlap, s.Payload, s.RunTimeout = "@every 1s", policy, payload, Duration(time.Hour)
 			})
 			full := 0

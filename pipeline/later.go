@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -153,8 +154,9 @@ func (p *Pipeline) waits(ctx context.Context, id string) (*jetstream.RawStreamMs
 }
 
 // Cancel takes back an event that was sent with At or After. True says that it is
-// not sent, false that it was already. It fails with NotFound when no event with
-// that id has waited in the last day.
+// not sent, false that it was already. Around the event's time that takes a quarter
+// of a second. It fails with NotFound when no event with that id has waited in the
+// last day.
 func (p *Pipeline) Cancel(ctx context.Context, id string) (cancelled bool, err error) {
 	if !validID(id) {
 		return false, rpc.InvalidArgument.Errorf("cancel: the id %.80q is none of an event", id)
@@ -176,13 +178,46 @@ func (p *Pipeline) Cancel(ctx context.Context, id string) (cancelled bool, err e
 			"Nats-Schedule-Next": {"purge"}, "Nats-Scheduler": {laterPrefix + key}, "Nats-TTL": {keptTTL},
 			headerExpected: {strconv.FormatUint(msg.Sequence, 10)}, headerExpected + "-Subject": {laterPrefix + key},
 		}}, LaterStream, p.laterStream)
-		if err == nil {
-			return true, nil
-		}
-		if !isWrongLast(err) {
+		switch {
+		case err == nil && time.Until(dueAt(msg)) > clocksDiffer:
+			return true, nil // it was not due yet
+		case err == nil: // the server may have been about to move it
+			return p.movedAllTheSame(ctx, stream, id)
+		case !isWrongLast(err):
 			return false, coded(ctx, err)
 		}
 	}
+}
+
+const (
+	// clocksDiffer is by how much the server's clock may be ahead.
+	clocksDiffer = time.Second
+
+	// movesWithin is how long the server takes at most from where it decides to move
+	// an event until it has.
+	movesWithin = 250 * time.Millisecond
+)
+
+// dueAt returns the time of an event that waits.
+func dueAt(msg *jetstream.RawStreamMsg) time.Time {
+	at, err := time.Parse(time.RFC3339Nano, strings.TrimPrefix(msg.Header.Get("Nats-Schedule"), "@at "))
+	if err != nil {
+		return time.Time{}
+	}
+	return at
+}
+
+// movedAllTheSame finds out whether the server was about to send an event when that
+// was taken back. It reports true when it was not.
+func (p *Pipeline) movedAllTheSame(ctx context.Context, stream jetstream.Stream, id string) (cancelled bool, err error) {
+	timer := time.NewTimer(movesWithin)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+		return false, coded(ctx, context.Cause(ctx))
+	}
+	return p.whatBecame(ctx, stream, id)
 }
 
 // whatBecame says what became of an event that does not wait.

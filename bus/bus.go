@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -216,6 +218,8 @@ func (b *Bus) close() error {
 	switch err := b.conn.LastError(); {
 	case errors.Is(err, earlier): // also when there is none
 		return nil
+	case errors.Is(err, io.EOF) && len(b.cfg.URLs) > 0 && strings.HasPrefix(b.cfg.URLs[0], "ws"): // they do not mix with others
+		return nil // the server answers the closing of a web socket by closing it
 	case errors.Is(err, nats.ErrDrainTimeout):
 		return fmt.Errorf("bus: subscriptions were still busy after %v: %w", b.cfg.DrainTimeout, err)
 	default:

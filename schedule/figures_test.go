@@ -89,7 +89,11 @@ func TestLateness(t *testing.T) {
 	slices.Sort(began)
 	t.Logf("%d one-shots over %v are late by: decided: median %v, p99 %v; begun: median %v, p99 %v", n, spread,
 		quantile(fired, 0.5), quantile(fired, 0.99), quantile(began, 0.5), quantile(began, 0.99))
-	if fired[0] < 0 || quantile(began, 0.5) > time.Second {
+	median, p99 := time.Second, patience
+	if longer() {
+		median, p99 = 150*time.Millisecond, 500*time.Millisecond
+	}
+	if fired[0] < 0 || quantile(began, 0.5) > median || quantile(began, 0.99) > p99 {
 		t.Errorf("from %v to %v", fired[0], began[len(began)-1])
 	}
 }
@@ -131,6 +135,9 @@ func TestMany(t *testing.T) {
 	after := heap()
 	t.Logf("%d made in %v: %.0f/s; to change one takes %v with 10, %v with %d; a scheduler remembers %d bytes of each",
 		many, took.Round(time.Millisecond), many/took.Seconds(), few, manyArm, many, (after-before)/many)
+	if took > many*time.Second/2000 {
+		t.Errorf("%d made in %v, want 2,000/s", many, took)
+	}
 	if manyArm > 3*few {
 		t.Errorf("to change one takes %v with 10, %v with %d", few, manyArm, many)
 	}

@@ -23,7 +23,8 @@ type engine struct {
 	bus   *bus.Bus
 	store store
 	log   zerolog.Logger
-	now   func() time.Time
+	clock clock
+	now   func() time.Time // by the leader's clock
 
 	life   context.Context
 	cancel context.CancelFunc
@@ -52,7 +53,9 @@ const (
 )
 
 func newEngine(b *bus.Bus, log zerolog.Logger) *engine {
-	e := &engine{bus: b, store: store{bus: b, js: b.JetStream()}, log: log, now: time.Now, wakes: map[string]time.Time{}}
+	e := &engine{bus: b, store: store{bus: b, js: b.JetStream()}, log: log, wakes: map[string]time.Time{}}
+	e.clock.local = time.Now
+	e.now = e.clock.now
 	e.life, e.cancel = context.WithCancel(context.Background())
 	return e
 }
@@ -60,6 +63,9 @@ func newEngine(b *bus.Bus, log zerolog.Logger) *engine {
 // start begins to take ticks.
 func (e *engine) start(ctx context.Context) error {
 	if _, err := e.store.open(ctx); err != nil {
+		return err
+	}
+	if err := e.clock.look(ctx, e.store.js); err != nil {
 		return err
 	}
 	consumer, err := e.store.js.CreateOrUpdateConsumer(ctx, streamName, jetstream.ConsumerConfig{
@@ -214,6 +220,11 @@ func (e *engine) watch(ticker *time.Ticker) error {
 		case <-records.Closed():
 			return errors.New("the consumer has ended")
 		case <-ticker.C:
+			if e.clock.old() && e.bus.Connected() {
+				ctx, cancel := context.WithTimeout(e.life, maxLook)
+				_ = e.clock.look(ctx, e.store.js) // else the clock goes on as it did
+				cancel()
+			}
 			e.late()
 		}
 	}

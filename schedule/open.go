@@ -54,7 +54,7 @@ func Open(b *bus.Bus) *Schedules {
 // defaultTimeout is the time of a call whose context has no deadline.
 const defaultTimeout = 10 * time.Second
 
-// ready makes the bucket, and bounds ctx.
+// ready makes the bucket, asks what time it is there, and bounds ctx.
 func (s *Schedules) ready(ctx context.Context) (context.Context, context.CancelFunc, error) {
 	cancel := func() {}
 	if _, ok := ctx.Deadline(); !ok {
@@ -63,16 +63,21 @@ func (s *Schedules) ready(ctx context.Context) (context.Context, context.CancelF
 	s.mu.Lock()
 	fresh := time.Since(s.opened) < 10*time.Minute
 	s.mu.Unlock()
-	if fresh {
-		return ctx, cancel, nil
+	if !fresh {
+		if _, err := s.engine.store.open(ctx); err != nil {
+			cancel()
+			return nil, nil, err
+		}
+		s.mu.Lock()
+		s.opened = time.Now()
+		s.mu.Unlock()
 	}
-	if _, err := s.engine.store.open(ctx); err != nil {
-		cancel()
-		return nil, nil, err
+	if s.engine.clock.old() {
+		if err := s.engine.clock.look(ctx, s.engine.store.js); err != nil {
+			cancel()
+			return nil, nil, err
+		}
 	}
-	s.mu.Lock()
-	s.opened = time.Now()
-	s.mu.Unlock()
 	return ctx, cancel, nil
 }
 

@@ -41,6 +41,10 @@ func TestSchedules(t *testing.T) {
 		t.Parallel()
 		testScheduleBusDown(t, program)
 	})
+	t.Run("armed", func(t *testing.T) {
+		t.Parallel()
+		testScheduleArmed(t, program)
+	})
 	if *long {
 		t.Run("idle", func(t *testing.T) { testScheduleIdle(t, program) })
 	}
@@ -344,6 +348,38 @@ func testScheduleBusDown(t *testing.T, program string) {
 	for _, w := range workers {
 		w.stop(t, syscall.SIGTERM)
 	}
+}
+
+// testScheduleArmed kills all processes that have armed a tick, and starts others
+// after it was due: it fires once.
+func testScheduleArmed(t *testing.T, program string) {
+	c := newClockwork(t, program)
+	var workers []*process
+	for i := range 3 {
+		w := c.worker(fmt.Sprint("armed-", i))
+		w.line(t, "ready")
+		workers = append(workers, w)
+	}
+	c.create(schedule.Spec{Name: "armed", Cron: "@every 4s", Handler: "beat", Overlap: schedule.OverlapAllow})
+	until(t, "one tick has fired, and the next is armed", func() bool { return len(c.sent("armed")) == 1 })
+	for _, w := range workers {
+		w.kill(t)
+	}
+	info, err := c.all.Get(t.Context(), "armed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	due := info.Next
+	until(t, "it is due", func() bool { return time.Now().After(due.Add(500 * time.Millisecond)) })
+	if n := len(c.sent("armed")); n != 1 {
+		t.Fatalf("%d ticks were sent by nobody", n-1)
+	}
+	for i := range 3 {
+		c.worker(fmt.Sprint("late-", i)).line(t, "ready")
+	}
+	until(t, "it has fired", func() bool { return !c.sent("armed")[due].IsZero() })
+	until(t, "the next one has", func() bool { return len(c.sent("armed")) > 2 }) // sent fails for one that is there twice
+	t.Logf("due %v, fired %v later", due, c.sent("armed")[due].Sub(due))
 }
 
 // testScheduleIdle says what a process costs that has many schedules to look

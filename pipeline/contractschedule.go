@@ -72,11 +72,13 @@ type ScheduleSpec struct {
 	End    time.Time `json:"end,omitzero"`
 	Runs   int       `json:"runs,omitempty"`
 
-	Overlap        string   `json:"overlap,omitempty"` // skip, buffer-one, buffer-all, allow or cancel
-	Catchup        string   `json:"catchup,omitempty"` // latest, all or none
-	CatchupWindow  Duration `json:"catchupWindow,omitempty"`
-	RunTimeout     Duration `json:"runTimeout,omitempty"`
-	PauseOnFailure bool     `json:"pauseOnFailure,omitempty"`
+	Overlap       string   `json:"overlap,omitempty"` // skip, buffer-one, buffer-all, allow or cancel
+	Catchup       string   `json:"catchup,omitempty"` // latest, all or none
+	CatchupWindow Duration `json:"catchupWindow,omitempty"`
+	RunTimeout    Duration `json:"runTimeout,omitempty"`
+	// Paused has the schedule begin paused, with this note.
+	Paused         string `json:"paused,omitempty"`
+	PauseOnFailure bool   `json:"pauseOnFailure,omitempty"`
 }
 
 // Validate checks what it is called and that it says when; the service checks the

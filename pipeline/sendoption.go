@@ -138,7 +138,7 @@ func (c *sendConfig) check(event string) error {
 		}
 	}
 	switch {
-	case c.at.After(latest()):
+	case !c.at.Before(latest()):
 		return wrong("it is to be sent at %v: want a time before %d", c.at, latest().Year())
 	case !c.at.IsZero() && c.expects:
 		return wrong("At and WithExpectedSequence: nobody can tell what the sequence is by then")

@@ -12,6 +12,9 @@ import (
 func create(spec Spec, now time.Time, room int) (*record, error) {
 	// What is on its way of a schedule that was deleted is not this one's.
 	r := &record{Spec: spec, Created: now, Left: spec.Runs, Arm: uint64(now.UnixMicro()), Serial: uint64(now.UnixMilli())}
+	if spec.Paused != "" {
+		r.Paused = &Pause{Note: spec.Paused, Since: now}
+	}
 	s, err := newStep(r, now, room)
 	if err != nil {
 		return nil, err

@@ -173,7 +173,7 @@ func noSchedule(name string) error {
 // Pause has the ticks of a schedule skipped until Resume; the note says why. What
 // runs goes on.
 func (s *Schedules) Pause(ctx context.Context, name, note string) (Info, error) {
-	if len(note) > 1000 {
+	if len(note) > maxNote {
 		return Info{}, rpc.InvalidArgument.Errorf("the note has %d bytes, at most 1,000 are allowed", len(note))
 	}
 	return s.edit(ctx, name, func(r *record) (*record, error) {

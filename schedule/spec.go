@@ -64,6 +64,9 @@ type Spec struct {
 	// RunTimeout is when a run counts as failed that nothing is heard of. Defaults
 	// to 1 hour.
 	RunTimeout Duration `json:"runTimeout,omitempty"`
+	// Paused has the schedule begin paused, with this as the note: see Pause. Once it
+	// is there, a pause is what Pause and Resume have made of it.
+	Paused string `json:"paused,omitempty"`
 	// PauseOnFailure pauses the schedule when a run fails.
 	PauseOnFailure bool `json:"pauseOnFailure,omitempty"`
 }
@@ -109,6 +112,7 @@ const (
 	maxDuration       = Duration(366 * 24 * time.Hour)
 	maxPayload        = 256 << 10
 	maxRuns           = 1 << 30
+	maxNote           = 1000
 )
 
 // withDefaults fills in what is not said.
@@ -165,6 +169,8 @@ func (s *Spec) check(created time.Time) (calendar.Calendar, error) {
 		return wrong("the payload is not JSON")
 	case !s.Start.IsZero() && !s.End.IsZero() && !s.Start.Before(s.End):
 		return wrong("its end %v is not after its start %v", s.End, s.Start)
+	case len(s.Paused) > maxNote:
+		return wrong("the note of its pause has %d bytes, at most %d are allowed", len(s.Paused), maxNote)
 	case s.Runs < 0 || s.Runs > maxRuns:
 		return wrong("runs %d: want 1 or more, or 0 for no end", s.Runs)
 	}

@@ -16,7 +16,7 @@ func specFrom(s *pipeline.ScheduleSpec) schedule.Spec {
 		Cron: s.Cron, At: s.At, Zone: s.Zone, Gap: s.Gap, Repeat: s.Repeat,
 		Jitter: schedule.Duration(s.Jitter), Start: s.Start, End: s.End, Runs: s.Runs,
 		Overlap: s.Overlap, Catchup: s.Catchup, CatchupWindow: schedule.Duration(s.CatchupWindow),
-		RunTimeout: schedule.Duration(s.RunTimeout), PauseOnFailure: s.PauseOnFailure,
+		RunTimeout: schedule.Duration(s.RunTimeout), Paused: s.Paused, PauseOnFailure: s.PauseOnFailure,
 	}
 }
 
@@ -26,7 +26,7 @@ func specOf(s *schedule.Spec) pipeline.ScheduleSpec {
 		Cron: s.Cron, At: s.At, Zone: s.Zone, Gap: s.Gap, Repeat: s.Repeat,
 		Jitter: pipeline.Duration(s.Jitter), Start: s.Start, End: s.End, Runs: s.Runs,
 		Overlap: s.Overlap, Catchup: s.Catchup, CatchupWindow: pipeline.Duration(s.CatchupWindow),
-		RunTimeout: pipeline.Duration(s.RunTimeout), PauseOnFailure: s.PauseOnFailure,
+		RunTimeout: pipeline.Duration(s.RunTimeout), Paused: s.Paused, PauseOnFailure: s.PauseOnFailure,
 	}
 }
 

@@ -66,6 +66,7 @@ type definitionFlags struct {
 	calendarFlags
 	at, handler, event, payload, overlap, catchup string
 	jitter, window, runTimeout                    string
+	paused                                        string
 	pauseOnFailure                                bool
 }
 
@@ -80,6 +81,7 @@ func (f *definitionFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.catchup, "catchup", "", "which ticks to make up for that were missed: latest, all or none (default latest)")
 	flags.StringVar(&f.window, "catchup-window", "", "`TIME` that a tick may be late and is made up for (default 1h)")
 	flags.StringVar(&f.runTimeout, "run-timeout", "", "`TIME` after which a run has failed that nothing was heard of (default 1h)")
+	flags.StringVar(&f.paused, "paused", "", "begin paused, with this `NOTE`, until it is resumed")
 	flags.BoolVar(&f.pauseOnFailure, "pause-on-failure", false, "pause the schedule when a run fails")
 	complete(cmd, "overlap", schedule.OverlapSkip, schedule.OverlapBufferOne, schedule.OverlapBufferAll, schedule.OverlapAllow, schedule.OverlapCancel)
 	complete(cmd, "catchup", schedule.CatchupLatest, schedule.CatchupAll, schedule.CatchupNone)
@@ -89,7 +91,7 @@ func (f *definitionFlags) register(cmd *cobra.Command) {
 // spec returns the definition that a command line has, and says what is wrong with
 // it.
 func (f *definitionFlags) spec(ctx context.Context, a *app, args []string) (schedule.Spec, error) {
-	s := schedule.Spec{Name: args[0], Handler: f.handler, Event: f.event, Overlap: f.overlap, Catchup: f.catchup, PauseOnFailure: f.pauseOnFailure}
+	s := schedule.Spec{Name: args[0], Handler: f.handler, Event: f.event, Overlap: f.overlap, Catchup: f.catchup, Paused: f.paused, PauseOnFailure: f.pauseOnFailure}
 	if len(args) > 1 {
 		s.Cron = args[1]
 	}

@@ -213,6 +213,18 @@ func typeName(t reflect.Type) string {
 	}
 }
 
+// Cut bounds text to limit bytes, without breaking a character; three dots say that
+// there was more.
+func Cut(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	for limit > 0 && text[limit]&0xc0 == 0x80 {
+		limit--
+	}
+	return text[:limit] + "…"
+}
+
 // Bounded cuts text from outside to what a log line or an error may hold of it,
 // about 200 bytes, without breaking a character.
 func Bounded(text string) string {

@@ -438,3 +438,18 @@ func FuzzDecodeParams(f *testing.F) {
 		}
 	})
 }
+
+func TestCut(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		text  string
+		limit int
+		want  string
+	}{
+		{"", 0, ""}, {"abc", 3, "abc"}, {"abcd", 3, "abc…"}, {"aüb", 2, "a…"}, {"aüb", 3, "aü…"}, {"€€", 4, "€…"}, {"€", 1, "…"},
+	} {
+		if got := Cut(test.text, test.limit); got != test.want {
+			t.Errorf("Cut(%q, %d) = %q, want %q", test.text, test.limit, got, test.want)
+		}
+	}
+}

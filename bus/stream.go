@@ -384,6 +384,17 @@ func hasCode(err error, codes ...jetstream.ErrorCode) bool {
 	return ok && slices.Contains(codes, e.ErrorCode)
 }
 
+// Codes with which the server refuses a message whose expectation does not hold;
+// the other one is that of a cluster.
+const (
+	codeWrongLast        jetstream.ErrorCode = 10071
+	codeWrongLastReplica jetstream.ErrorCode = 10164
+)
+
+// IsWrongLast reports whether the server did not store a message because the last
+// one of its subject is not the one that was expected.
+func IsWrongLast(err error) bool { return hasCode(err, codeWrongLast, codeWrongLastReplica) }
+
 // streamError says what to do about an error of the JetStream API.
 func streamError(stream string, err error) error {
 	var todo string

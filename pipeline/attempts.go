@@ -84,13 +84,13 @@ func (l *attemptLog) begin(h *handler, d *delivery) {
 
 // fail notes that an attempt has failed.
 func (l *attemptLog) fail(h *handler, d *delivery, err error) {
-	d.last = attempt{N: d.attempt, Code: rpc.CodeOf(err).String(), Error: cut(err.Error(), maxErrorText)}
+	d.last = attempt{N: d.attempt, Code: rpc.CodeOf(err).String(), Error: bus.Cut(err.Error(), maxErrorText)}
 	l.write(h, d)
 }
 
 // condemn notes that an event is to be a dead letter.
 func (l *attemptLog) condemn(h *handler, d *delivery, err error) {
-	d.last = attempt{N: d.attempt, Code: rpc.CodeOf(err).String(), Error: cut(err.Error(), maxErrorText), Dead: true}
+	d.last = attempt{N: d.attempt, Code: rpc.CodeOf(err).String(), Error: bus.Cut(err.Error(), maxErrorText), Dead: true}
 	l.write(h, d)
 }
 
@@ -182,17 +182,6 @@ func (l *attemptLog) read(h *handler, d *delivery) (attempt, bool) {
 	}
 	var known attempt
 	return known, json.Unmarshal(msg.Data, &known) == nil
-}
-
-// cut bounds a text without breaking a character.
-func cut(text string, limit int) string {
-	if len(text) <= limit {
-		return text
-	}
-	for limit > 0 && text[limit]&0xc0 == 0x80 {
-		limit--
-	}
-	return text[:limit] + "…"
 }
 
 // buryDead keeps an event as a dead letter that comes after its last attempt.

@@ -233,7 +233,7 @@ func (p *Pipeline) retryDead(ctx context.Context, stream jetstream.Stream, msg *
 	if data != nil {
 		edit = fmt.Sprintf("-%x", sha256.Sum256(data))
 	}
-	out.Header[headerMsgID] = []string{cut("dead-"+strconv.FormatUint(d.ID, 10)+edit+"-"+d.Event.ID, 500)}
+	out.Header[headerMsgID] = []string{bus.Cut("dead-"+strconv.FormatUint(d.ID, 10)+edit+"-"+d.Event.ID, 500)}
 	if err := p.toLane(ctx, out); err != nil {
 		return fail(err)
 	}

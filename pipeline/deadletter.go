@@ -120,7 +120,7 @@ func carriedLeast(d *delivery) nats.Header {
 	const least = 512
 	m := d.meta
 	for _, text := range []*string{&m.ID, &m.Type, &m.Source, &m.Subject, &m.ContentType, &m.Correlation, &m.Causation} {
-		*text = cut(*text, least)
+		*text = bus.Cut(*text, least)
 	}
 	return where(d, m.Header())
 }
@@ -130,7 +130,7 @@ func (h *handler) deadLetter(d *delivery, reason Reason, cause error, header nat
 	if e, ok := errors.AsType[*rpc.Error](cause); ok && e != nil {
 		text = e.Message
 	}
-	quoted, err := json.Marshal(cut(text, maxErrorText))
+	quoted, err := json.Marshal(bus.Cut(text, maxErrorText))
 	if err != nil {
 		quoted = []byte(`""`)
 	}
@@ -142,7 +142,7 @@ func (h *handler) deadLetter(d *delivery, reason Reason, cause error, header nat
 		headerService: h.service, headerHandler: h.name, headerReason: string(reason), headerAttempts: strconv.Itoa(d.attempt),
 		headerCode: rpc.CodeOf(cause).String(), headerError: string(quoted), headerVersion: h.version,
 		headerTime:  time.Now().UTC().Format(time.RFC3339Nano),
-		headerMsgID: cut(h.durable+"/"+h.made()+"/"+d.place.String()+run, 500),
+		headerMsgID: bus.Cut(h.durable+"/"+h.made()+"/"+d.place.String()+run, 500),
 	} {
 		header[name] = []string{value}
 	}

@@ -94,7 +94,7 @@ func (p *Pipeline) sendLater(ctx context.Context, o *outgoing) (Receipt, error) 
 		switch {
 		case err == nil:
 			return receipt, nil
-		case isWrongLast(err):
+		case bus.IsWrongLast(err):
 			continue
 		case !passing(err) || ctx.Err() != nil:
 			return Receipt{}, coded(ctx, err)
@@ -127,13 +127,6 @@ func (p *Pipeline) isLater(ctx context.Context, o *outgoing) (bool, error) {
 		return false, coded(ctx, err)
 	}
 	return true, nil
-}
-
-// isWrongLast reports whether an error says that a subject has another last
-// message than was expected.
-func isWrongLast(err error) bool {
-	e, ok := errors.AsType[*jetstream.APIError](err)
-	return ok && (e.ErrorCode == codeWrongSequence || e.ErrorCode == codeWrongSequence2)
 }
 
 // waits returns the message of an event that waits for its time, nil when there is
@@ -183,7 +176,7 @@ func (p *Pipeline) Cancel(ctx context.Context, id string) (cancelled bool, err e
 			return true, nil // it was not due yet
 		case err == nil: // the server may have been about to move it
 			return p.movedAllTheSame(ctx, stream, id)
-		case !isWrongLast(err):
+		case !bus.IsWrongLast(err):
 			return false, coded(ctx, err)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"rpc.do"
+	"rpc.do/bus"
 	"rpc.do/pipeline"
 	"rpc.do/server"
 )
@@ -243,7 +244,7 @@ func handle(svc *server.Service, t *timers, handler string, fn func(context.Cont
 		}
 		failure := ""
 		if err != nil {
-			failure = bounded(err.Error())
+			failure = bus.Cut(err.Error(), maxFailure)
 		}
 		// The event stays here until it is noted how the run has ended, so that it
 		// does not run again.
@@ -264,7 +265,7 @@ func handle(svc *server.Service, t *timers, handler string, fn func(context.Cont
 
 // again has an event tried again, whatever the code of the error.
 func again(err error) error {
-	retry := rpc.Unavailable.Errorf("%s", bounded(err.Error()))
+	retry := rpc.Unavailable.Errorf("%s", bus.Cut(err.Error(), maxFailure))
 	if e, ok := errors.AsType[*rpc.Error](err); ok && e != nil {
 		retry.RetryAfter = e.RetryAfter
 	}
@@ -279,6 +280,9 @@ const lookBack = 24 * time.Hour
 // the process died, or could not say how it ended.
 const lostReports = 3
 
+// maxFailure is how much of a run's error the history keeps, in bytes.
+const maxFailure = 300
+
 // protect makes a panic an error.
 func protect(ctx context.Context, tick Tick, fn func(context.Context, Tick) error) (err error) {
 	defer func() {
@@ -287,17 +291,4 @@ func protect(ctx context.Context, tick Tick, fn func(context.Context, Tick) erro
 		}
 	}()
 	return fn(ctx, tick)
-}
-
-// bounded cuts a text to what the history keeps of it.
-func bounded(text string) string {
-	const limit = 300
-	if len(text) <= limit {
-		return text
-	}
-	cut := limit
-	for cut > 0 && text[cut]&0xc0 == 0x80 {
-		cut--
-	}
-	return text[:cut] + "…"
 }

@@ -249,16 +249,13 @@ func (s *store) publish(ctx context.Context, m *nats.Msg) (uint64, error) {
 	defer cancel()
 	ack, err := s.js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0))
 	if err != nil {
-		if e, ok := errors.AsType[*jetstream.APIError](err); ok && (e.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || e.ErrorCode == wrongLastReplica) {
+		if bus.IsWrongLast(err) {
 			return 0, errChanged
 		}
 		return 0, coded(ctx, err)
 	}
 	return ack.Sequence, nil
 }
-
-// wrongLastReplica is how a cluster says that somebody else has written.
-const wrongLastReplica jetstream.ErrorCode = 10164
 
 // coded gives an error of the bus a code.
 func coded(ctx context.Context, err error) error {
